@@ -1,0 +1,345 @@
+"""MambaIR, with the state dict of its authors' weights.
+
+Source: Guo et al., "MambaIR: A Simple Baseline for Image Restoration with State-Space Model", ECCV 2024. Features are
+kept as (N, H, W, C) throughout; a permuted view of that is what convolutions call channels_last.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import silu
+from torch.utils.checkpoint import checkpoint
+from torchvision.ops import StochasticDepth
+
+from basicsr.archs.arch_util import Upsample
+from basicsr.ops.selective_scan import selective_scan
+from basicsr.utils.registry import ARCH_REGISTRY
+
+
+class ChannelAttention(nn.Module):
+    """Scale each channel of (N, C, H, W) by a function of the channels' means."""
+
+    def __init__(self, num_feat: int, squeeze_factor: int = 16) -> None:
+        super().__init__()
+        squeezed = num_feat // squeeze_factor
+        self.attention = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(num_feat, squeezed, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(squeezed, num_feat, 1),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.attention(x)
+
+
+class CAB(nn.Module):
+    """Channel attention block on (N, C, H, W): a bottleneck of convolutions, then channel attention."""
+
+    def __init__(
+        self, num_feat: int, is_light_sr: bool = False, compress_ratio: int = 3, squeeze_factor: int = 30
+    ) -> None:
+        super().__init__()
+        if is_light_sr:
+            narrow = num_feat // 2
+            convolutions = [
+                nn.Conv2d(num_feat, narrow, 1),
+                nn.Conv2d(narrow, narrow, 3, 1, 1, groups=narrow),
+                nn.GELU(),
+                nn.Conv2d(narrow, num_feat, 1),
+                nn.Conv2d(num_feat, num_feat, 3, 1, padding=2, dilation=2, groups=num_feat),
+            ]
+        else:
+            narrow = num_feat // compress_ratio
+            convolutions = [nn.Conv2d(num_feat, narrow, 3, 1, 1), nn.GELU(), nn.Conv2d(narrow, num_feat, 3, 1, 1)]
+        self.cab = nn.Sequential(*convolutions, ChannelAttention(num_feat, squeeze_factor))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.cab(x)
+
+
+class SS2D(nn.Module):
+    """2D selective scan: the picture is read along four paths (rows, columns, and both backwards), whose outputs add.
+
+    Args:
+        d_model: Channels C.
+        d_state: States a channel.
+        d_conv: Side of the depthwise convolution.
+        expand: Inner channels per channel.
+        dt_rank: Rank of the step's projection, or 'auto' for ceil(C / 16).
+        dt_min, dt_max: Range of the initial steps.
+        dt_init_floor: Smallest initial step.
+    """
+
+    directions = 4
+
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int = 16,
+        d_conv: int = 3,
+        expand: float = 2.0,
+        dt_rank: int | str = 'auto',
+        dt_min: float = 0.001,
+        dt_max: float = 0.1,
+        dt_init_floor: float = 1e-4,
+    ) -> None:
+        super().__init__()
+        inner = int(expand * d_model)
+        self.d_state = d_state
+        self.dt_rank = math.ceil(d_model / 16) if dt_rank == 'auto' else int(dt_rank)
+        self.in_proj = nn.Linear(d_model, 2 * inner, bias=False)
+        self.conv2d = nn.Conv2d(inner, inner, d_conv, padding=(d_conv - 1) // 2, groups=inner)
+        self.x_proj_weight = nn.Parameter(torch.empty(self.directions, self.dt_rank + 2 * d_state, inner))
+        self.dt_projs_weight = nn.Parameter(torch.empty(self.directions, inner, self.dt_rank))
+        self.dt_projs_bias = nn.Parameter(torch.empty(self.directions, inner))
+        self.A_logs = nn.Parameter(torch.arange(1.0, d_state + 1).log().repeat(self.directions * inner, 1))
+        self.Ds = nn.Parameter(torch.ones(self.directions * inner))
+        self.out_norm = nn.LayerNorm(inner)
+        self.out_proj = nn.Linear(inner, d_model, bias=False)
+        self._init_projections(dt_min, dt_max, dt_init_floor)
+
+    @torch.no_grad()
+    def _init_projections(self, dt_min: float, dt_max: float, dt_init_floor: float) -> None:
+        bound = self.x_proj_weight.shape[-1] ** -0.5
+        self.x_proj_weight.uniform_(-bound, bound)
+        bound = self.dt_rank**-0.5
+        self.dt_projs_weight.uniform_(-bound, bound)
+        # softplus(bias) is log-uniform in [dt_min, dt_max].
+        self.dt_projs_bias.uniform_(math.log(dt_min), math.log(dt_max)).exp_().clamp_(min=dt_init_floor)
+        self.dt_projs_bias.add_(torch.log(-torch.expm1(-self.dt_projs_bias)))
+
+    def _paths(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, 4, C, H * W): by rows, by columns, and both backwards."""
+        forwards = torch.stack([x.flatten(2), x.transpose(2, 3).flatten(2)], 1)
+        return torch.cat([forwards, forwards.flip(-1)], 1)
+
+    def _add_paths(self, y: Tensor, height: int, width: int) -> Tensor:
+        """(N, 4, C, H * W) -> (N, H, W, C): undo `_paths` and add."""
+        rows, columns = (y[:, :2] + y[:, 2:].flip(-1)).unbind(1)
+        return rows.unflatten(-1, (height, width)).permute(0, 2, 3, 1) + columns.unflatten(-1, (width, height)).permute(
+            0, 3, 2, 1
+        )
+
+    def _scan(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, H, W, C)."""
+        paths = self._paths(x)
+        projected = torch.einsum('bkdl,kcd->bkcl', paths, self.x_proj_weight)
+        dts, B, C = projected.split([self.dt_rank, self.d_state, self.d_state], 2)
+        dts = torch.einsum('bkrl,kdr->bkdl', dts, self.dt_projs_weight)
+        y = selective_scan(
+            paths.flatten(1, 2),
+            dts.flatten(1, 2),
+            -torch.exp(self.A_logs.float()),
+            B,
+            C,
+            self.Ds,
+            self.dt_projs_bias.flatten(),
+            delta_softplus=True,
+        )
+        return self._add_paths(y.view_as(paths), *x.shape[2:])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, H, W, C) -> (N, H, W, C)."""
+        x, gate = self.in_proj(x).chunk(2, -1)
+        y = self._scan(silu(self.conv2d(x.permute(0, 3, 1, 2))))
+        return self.out_proj(self.out_norm(y) * silu(gate))
+
+
+class VSSBlock(nn.Module):
+    """Residual state-space block on (N, H, W, C): 2D selective scan, then channel attention, both with scaled skips."""
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        drop_path: float = 0.0,
+        norm_layer: type[nn.Module] = nn.LayerNorm,
+        d_state: int = 16,
+        expand: float = 2.0,
+        is_light_sr: bool = False,
+    ) -> None:
+        super().__init__()
+        self.ln_1 = norm_layer(hidden_dim)
+        self.self_attention = SS2D(hidden_dim, d_state=d_state, expand=expand)
+        self.drop_path = StochasticDepth(drop_path, 'row')
+        self.skip_scale = nn.Parameter(torch.ones(hidden_dim))
+        self.conv_blk = CAB(hidden_dim, is_light_sr)
+        self.ln_2 = nn.LayerNorm(hidden_dim)
+        self.skip_scale2 = nn.Parameter(torch.ones(hidden_dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x * self.skip_scale + self.drop_path(self.self_attention(self.ln_1(x)))
+        return x * self.skip_scale2 + self.conv_blk(self.ln_2(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class BasicLayer(nn.Module):
+    """`blocks`, one after the other, each recomputed in backward where `use_checkpoint` is set."""
+
+    def __init__(self, blocks: Sequence[nn.Module], use_checkpoint: bool = False) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.use_checkpoint = use_checkpoint
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            if self.use_checkpoint and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
+        return x
+
+
+class ResidualGroup(nn.Module):
+    """Residual state-space group on (N, H, W, C): blocks, a convolution, a skip."""
+
+    def __init__(self, layer: BasicLayer, dim: int, resi_connection: str) -> None:
+        super().__init__()
+        self.residual_group = layer
+        self.conv = _residual_conv(dim, resi_connection)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(self.residual_group(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class PatchEmbed(nn.Module):
+    """(N, C, H, W) -> (N, H, W, C), normalised where `norm_layer` is given. A patch is a pixel."""
+
+    def __init__(self, embed_dim: int, norm_layer: type[nn.Module] | None = None) -> None:
+        super().__init__()
+        self.norm = nn.Identity() if norm_layer is None else norm_layer(embed_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x.permute(0, 2, 3, 1))
+
+
+def _residual_conv(dim: int, resi_connection: str) -> nn.Module:
+    if resi_connection == '1conv':
+        return nn.Conv2d(dim, dim, 3, 1, 1)
+    if resi_connection == '3conv':
+        return nn.Sequential(
+            nn.Conv2d(dim, dim // 4, 3, 1, 1),
+            nn.LeakyReLU(0.2, inplace=True),
+            nn.Conv2d(dim // 4, dim // 4, 1),
+            nn.LeakyReLU(0.2, inplace=True),
+            nn.Conv2d(dim // 4, dim, 3, 1, 1),
+        )
+    raise ValueError(f'resi_connection is 1conv or 3conv, not {resi_connection!r}')
+
+
+@ARCH_REGISTRY.register()
+class MambaIR(nn.Module):
+    """Image restoration with a state-space model: (N, in_chans, H, W) -> (N, in_chans, H * upscale, W * upscale).
+
+    Args:
+        img_size: Side of the training patches; kept for its place in option files, any size runs.
+        patch_size: 1; a patch is a pixel.
+        in_chans: Channels of input and output.
+        embed_dim: Channels C of the features; at least 30, which channel attention divides by.
+        depths: Blocks of each residual group.
+        drop_rate: Dropout of the embedded features.
+        d_state: States a channel of the selective scan.
+        mlp_ratio: Inner channels per channel of the selective scan.
+        drop_path_rate: Stochastic depth of the last block; rises linearly from 0.
+        norm_layer: Normalisation of the last dimension.
+        patch_norm: Normalise the embedded features.
+        use_checkpoint: Recompute blocks in backward: less memory, more time.
+        upscale: Scale; 1 for denoising.
+        img_range: 1.0, or 255.0.
+        upsampler: 'pixelshuffle' (classical SR), 'pixelshuffledirect' (lightweight SR), or '' (denoising).
+        resi_connection: '1conv' or '3conv'.
+
+    Raises:
+        ValueError: An upsampler or residual connection that is unknown, a patch size other than 1, too few channels.
+    """
+
+    def __init__(
+        self,
+        img_size: int | Sequence[int] = 64,
+        patch_size: int = 1,
+        in_chans: int = 3,
+        embed_dim: int = 96,
+        depths: Sequence[int] = (6, 6, 6, 6),
+        drop_rate: float = 0.0,
+        d_state: int = 16,
+        mlp_ratio: float = 2.0,
+        drop_path_rate: float = 0.1,
+        norm_layer: type[nn.Module] = nn.LayerNorm,
+        patch_norm: bool = True,
+        use_checkpoint: bool = False,
+        upscale: int = 2,
+        img_range: float = 1.0,
+        upsampler: str = '',
+        resi_connection: str = '1conv',
+    ) -> None:
+        super().__init__()
+        if upsampler not in ('pixelshuffle', 'pixelshuffledirect', '', None):
+            raise ValueError(f"upsampler is 'pixelshuffle', 'pixelshuffledirect' or '' (denoising), not {upsampler!r}")
+        if patch_size != 1:
+            raise ValueError(f'patch_size must be 1, not {patch_size}: a patch is a pixel')
+        if embed_dim < 30:
+            raise ValueError(f'embed_dim must be at least 30, which channel attention divides by; it is {embed_dim}')
+        self.img_size, self.upscale, self.img_range, self.upsampler = img_size, upscale, img_range, upsampler
+        mean = (0.4488, 0.4371, 0.4040) if in_chans == 3 else (0.0,) * in_chans
+        self.register_buffer('mean', torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+
+        self.conv_first = nn.Conv2d(in_chans, embed_dim, 3, 1, 1)
+        self.patch_embed = PatchEmbed(embed_dim, norm_layer if patch_norm else None)
+        self.pos_drop = nn.Dropout(drop_rate)
+        rates = iter(torch.linspace(0, drop_path_rate, sum(depths), device='cpu').tolist())
+        light = upsampler == 'pixelshuffledirect'
+        self.layers = nn.ModuleList()
+        for depth in depths:
+            blocks = [
+                VSSBlock(embed_dim, next(rates), norm_layer, d_state, mlp_ratio, is_light_sr=light)
+                for _ in range(depth)
+            ]
+            self.layers.append(ResidualGroup(BasicLayer(blocks, use_checkpoint), embed_dim, resi_connection))
+        self.norm = norm_layer(embed_dim)
+        self.conv_after_body = _residual_conv(embed_dim, resi_connection)
+
+        if upsampler == 'pixelshuffle':
+            num_feat = 64
+            self.conv_before_upsample = nn.Sequential(
+                nn.Conv2d(embed_dim, num_feat, 3, 1, 1), nn.LeakyReLU(inplace=True)
+            )
+            self.upsample = Upsample(upscale, num_feat)
+            self.conv_last = nn.Conv2d(num_feat, in_chans, 3, 1, 1)
+        elif upsampler == 'pixelshuffledirect':
+            self.upsample = nn.Sequential(
+                nn.Conv2d(embed_dim, upscale**2 * in_chans, 3, 1, 1), nn.PixelShuffle(upscale)
+            )
+        else:
+            self.conv_last = nn.Conv2d(embed_dim, in_chans, 3, 1, 1)
+        self.apply(self._init_weights)
+
+    @staticmethod
+    def _init_weights(module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W): the residual groups."""
+        x = self.pos_drop(self.patch_embed(x))
+        for layer in self.layers:
+            x = layer(x)
+        return self.norm(x).permute(0, 3, 1, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = self.mean.to(x)
+        x = (x - mean) * self.img_range
+        features = self.conv_first(x)
+        features = self.conv_after_body(self.forward_features(features)) + features
+        if self.upsampler == 'pixelshuffle':
+            x = self.conv_last(self.upsample(self.conv_before_upsample(features)))
+        elif self.upsampler == 'pixelshuffledirect':
+            x = self.upsample(features)
+        else:
+            x = x + self.conv_last(features)
+        return x / self.img_range + mean

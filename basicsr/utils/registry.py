@@ -1,0 +1,102 @@
+"""Classes and functions that option files choose by name (`type: MambaIR`)."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+
+def did_you_mean(name: object, choices: Iterable[str]) -> str:
+    """Return '; did you mean …?' with the choice nearest to `name`, or '.' where none is near."""
+    near = difflib.get_close_matches(str(name), list(choices), n=1, cutoff=0.5)
+    return f'; did you mean {near[0]!r}?' if near else '.'
+
+
+class Registry:
+    """Maps a name to a class or function.
+
+    Used as a decorator, `@ARCH_REGISTRY.register()`, or as a call, `ARCH_REGISTRY.register(MyNet)`.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._objects: dict[str, Any] = {}
+
+    def register(self, obj: Any = None, suffix: str | None = None) -> Any:
+        """Add `obj` under its `__name__` (plus `_suffix`); without `obj`, return a decorator that does.
+
+        Raises:
+            KeyError: The name is taken by another object.
+        """
+        if obj is None:
+            return lambda decorated: self.register(decorated, suffix)
+        name = obj.__name__ if suffix is None else f'{obj.__name__}_{suffix}'
+        if self._objects.get(name, obj) is not obj:
+            raise KeyError(f'{name!r} is already registered in the {self.name} registry, by {self._objects[name]!r}')
+        self._objects[name] = obj
+        return obj
+
+    def get(self, name: str, suffix: str = 'basicsr') -> Any:
+        """Return the object called `name`, or else `name_suffix`.
+
+        Raises:
+            KeyError: Nothing of that name; the message lists the choices and the nearest one.
+        """
+        for key in (name, f'{name}_{suffix}'):
+            if key in self._objects:
+                return self._objects[key]
+        choices = ', '.join(sorted(self._objects)) or 'none'
+        raise KeyError(f'no {self.name} is called {name!r}{did_you_mean(name, self._objects)} Choices: {choices}')
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._objects
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        return iter(self._objects.items())
+
+    def keys(self):
+        return self._objects.keys()
+
+
+def import_modules(package_file: str, package: str, suffix: str) -> None:
+    """Import each `*{suffix}.py` beside `package_file`, so that its decorators register what it defines.
+
+    Args:
+        package_file: `__file__` of the package's `__init__`.
+        package: The package's dotted name, `__name__` of its `__init__`.
+        suffix: End of the file names without `.py`, for example `_arch`.
+    """
+    for path in sorted(Path(package_file).parent.glob(f'*{suffix}.py')):
+        importlib.import_module(f'{package}.{path.stem}')
+
+
+def build(registry: Registry, opt: dict, *args: Any) -> Any:
+    """Call what `opt['type']` names in `registry` with `args` and, as keyword arguments, the other entries of `opt`.
+
+    Raises:
+        KeyError: `type` is unknown.
+        ValueError: `opt` has no `type`, or an entry that is no argument of the class.
+    """
+    opt = dict(opt)
+    if 'type' not in opt:
+        raise ValueError(f'an option section that chooses a {registry.name} needs `type`; this one has: {", ".join(opt)}')
+    kind = opt.pop('type')
+    factory = registry.get(kind)
+    parameters = inspect.signature(factory).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        for key in opt:
+            if key not in parameters:
+                raise ValueError(f'{kind} takes no option {key!r}{did_you_mean(key, parameters)} '
+                                 f'It takes: {", ".join(parameters)}')
+    return factory(*args, **opt)
+
+
+DATASET_REGISTRY = Registry('dataset')
+ARCH_REGISTRY = Registry('arch')
+MODEL_REGISTRY = Registry('model')
+LOSS_REGISTRY = Registry('loss')
+METRIC_REGISTRY = Registry('metric')

@@ -1,0 +1,31 @@
+"""Layer-Decomposition Training (LDT) for any `torch.nn.Module` and any loss.
+
+Score every layer by how much its gradient varies over samples, split the layers into stable and unstable, train the
+two groups in two cross-frozen branches that exchange weights by moving averages, and use the averaged half of each
+branch as one ordinary network.
+
+Source: "LDT: Layer-Decomposition Training Makes Networks More Generalizable", ICLR 2026.
+
+    scores = ldt.score_layers(model, batches, loss_fn)
+    partition = ldt.Partition.from_scores(scores, unstable_ratio=0.5)
+    net = ldt.LayerDecomposition(model, partition, ldt.dynamic_decay(partition), exchange_every=10)
+"""
+
+from .decomposition import LayerDecomposition
+from .exchange import MovingAverage, Pace, dynamic_decay, fixed_decay, paces, time_constants
+from .partition import Partition
+from .scores import CRITERIA, GradientStatistics, score_layers
+
+__all__ = [
+    'CRITERIA',
+    'GradientStatistics',
+    'LayerDecomposition',
+    'MovingAverage',
+    'Pace',
+    'Partition',
+    'dynamic_decay',
+    'fixed_decay',
+    'paces',
+    'score_layers',
+    'time_constants',
+]

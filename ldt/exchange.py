@@ -1,0 +1,120 @@
+"""Stage 2: a decay for each layer, and the moving average that applies it in place."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .partition import Partition
+
+_LOW_PRECISION = (torch.float16, torch.bfloat16)
+
+
+def dynamic_decay(
+    partition: Partition,
+    stable: tuple[float, float] = (0.99, 0.01),
+    unstable: tuple[float, float] = (0.999, 0.001),
+) -> dict[str, float]:
+    """Dynamic parameter update (DPU): W = base + span * k / n for the layer at place k of n in its group.
+
+    Places follow ascending score, so that a layer that swings more absorbs more slowly.
+
+    Args:
+        partition: The groups.
+        stable: (base, span) of the stable layers.
+        unstable: (base, span) of the unstable layers.
+
+    Returns:
+        Decay by name, each in [0, 1).
+
+    Raises:
+        ValueError: A base outside [0, 1), a negative span, or a sum above 1.
+    """
+    decay = {}
+    for group, names, (base, span) in (
+        ('stable', partition.stable, stable),
+        ('unstable', partition.unstable, unstable),
+    ):
+        if not 0 <= base < 1 or span < 0 or base + span > 1 + 1e-12:
+            raise ValueError(
+                f'the decay of the {group} layers needs 0 <= base < 1, span >= 0 and base + span <= 1; '
+                f'it is base {base}, span {span}'
+            )
+        decay.update({name: base + span * place / len(names) for place, name in enumerate(names)})
+    return decay
+
+
+def fixed_decay(partition: Partition, decay: float = 0.999) -> dict[str, float]:
+    """One decay W in [0, 1) for every layer (LDT without DPU)."""
+    if not 0 <= decay < 1:
+        raise ValueError(f'a decay must lie in [0, 1), below 1 so that no layer is frozen for ever; it is {decay}')
+    return dict.fromkeys([*partition.stable, *partition.unstable], decay)
+
+
+def time_constants(decay: Mapping[str, float], exchange_every: int) -> dict[str, float]:
+    """Iterations in which an averaged layer closes 63 % of the gap to its trained twin: exchange_every / (1 - W)."""
+    return {name: exchange_every / (1 - value) for name, value in decay.items()}
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast the averaged layers of one group follow: time constants in iterations, beside the length of the run."""
+
+    group: str
+    layers: int
+    fastest: float
+    median: float
+    slowest: float
+    slow: int
+    """Layers with a time constant above the length of the run: they move less than 63 % of the way."""
+
+    @property
+    def mostly_slow(self) -> bool:
+        """More than half of the group cannot move in the run."""
+        return 2 * self.slow > self.layers
+
+
+def paces(partition: Partition, decay: Mapping[str, float], exchange_every: int, total_iter: int) -> tuple[Pace, Pace]:
+    """Time constants of the stable and of the unstable group beside a run of `total_iter` iterations."""
+    constants = time_constants(decay, exchange_every)
+    both = []
+    for group, names in (('stable', partition.stable), ('unstable', partition.unstable)):
+        own = [constants[name] for name in names]
+        slow = sum(constant > total_iter for constant in own)
+        both.append(Pace(group, len(own), min(own), statistics.median(own), max(own), slow))
+    return both[0], both[1]
+
+
+class MovingAverage:
+    """Averages that follow trained tensors: average <- W average + (1 - W) trained, a W for each.
+
+    Averages of float16 and bfloat16 tensors are kept in float32 beside them: at a rate of 1e-3 a bfloat16 average never
+    moves.
+
+    Args:
+        averages: Tensors that follow, changed in place.
+        trained: Tensors that are followed, of the same shapes and types.
+        decays: W for each pair.
+    """
+
+    def __init__(self, averages: Sequence[Tensor], trained: Sequence[Tensor], decays: Sequence[float]) -> None:
+        self._averages, self._trained = list(averages), list(trained)
+        self._rates = [1 - decay for decay in decays]
+        self._low = [index for index, tensor in enumerate(self._averages) if tensor.dtype in _LOW_PRECISION]
+        self.precise: list[Tensor] = [self._averages[index].detach().float() for index in self._low]
+        """The float32 averages of the low-precision tensors, in their order."""
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Move every average once, with one foreach kernel for all of them."""
+        averages: list[Tensor] = [tensor.detach() for tensor in self._averages]
+        trained: list[Tensor] = [tensor.detach() for tensor in self._trained]
+        for index, precise in zip(self._low, self.precise, strict=True):
+            averages[index], trained[index] = precise, trained[index].float()
+        torch._foreach_lerp_(averages, trained, self._rates)
+        if self._low:
+            torch._foreach_copy_([self._averages[index].detach() for index in self._low], self.precise)
