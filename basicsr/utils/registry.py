@@ -83,15 +83,18 @@ def build(registry: Registry, opt: dict, *args: Any) -> Any:
     """
     opt = dict(opt)
     if 'type' not in opt:
-        raise ValueError(f'an option section that chooses a {registry.name} needs `type`; this one has: {", ".join(opt)}')
+        raise ValueError(
+            f'a section of the options that chooses a {registry.name} needs `type`; it has {", ".join(opt)}'
+        )
     kind = opt.pop('type')
     factory = registry.get(kind)
     parameters = inspect.signature(factory).parameters
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         for key in opt:
             if key not in parameters:
-                raise ValueError(f'{kind} takes no option {key!r}{did_you_mean(key, parameters)} '
-                                 f'It takes: {", ".join(parameters)}')
+                raise ValueError(
+                    f'{kind} takes no option {key!r}{did_you_mean(key, parameters)} It takes: {", ".join(parameters)}'
+                )
     return factory(*args, **opt)
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, softplus
 
-_BLOCK = 1 << 23
+_BLOCK = 1 << 21
 """Most floats in one of the (T, K, rows, dim, state) tensors of a block, unless a single row has more."""
 
 
@@ -146,8 +146,8 @@ class _Block:
         exponent = g.mul_(self.decay)
         exponent[0].mul_(start)
         exponent[1:].mul_(h[:-1])
-        grad_delta = torch.einsum('tkrdn,rdn->tkrd', exponent, self.A) + grad_input * self.u
-        grad_A = torch.einsum('tkrdn,tkrd->rdn', exponent, self.delta)
+        grad_delta = torch.mul(exponent, self.A, out=h).sum(-1) + grad_input * self.u
+        grad_A = exponent.mul_(self.delta.unsqueeze(-1)).sum((0, 1))
         by_time = (_leave(part, self.length) for part in (grad_input * self.delta, grad_delta, grad_B, grad_C))
         grad_u, grad_delta, grad_B, grad_C = by_time
         return grad_u, grad_delta, grad_A, grad_B, grad_C

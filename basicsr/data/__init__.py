@@ -1,0 +1,118 @@
+"""Datasets and loaders. Each `*_dataset.py` beside this file is imported, so that its classes are registered."""
+
+from __future__ import annotations
+
+import logging
+import random
+from copy import deepcopy
+from functools import partial
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from basicsr.data.prefetch_dataloader import PrefetchDataLoader
+from basicsr.utils.dist_util import get_dist_info
+from basicsr.utils.registry import DATASET_REGISTRY, import_modules
+
+__all__ = ['build_dataloader', 'build_dataset']
+
+import_modules(__file__, __name__, '_dataset')
+
+
+def build_dataset(dataset_opt: dict) -> Dataset:
+    """Make the dataset that `dataset_opt['type']` names; the class gets a copy of the whole section.
+
+    Raises:
+        KeyError: No dataset has that name.
+        ValueError: The section has no `type`.
+    """
+    dataset_opt = deepcopy(dataset_opt)
+    if 'type' not in dataset_opt:
+        raise ValueError(f'a dataset section needs `type`, one of {", ".join(sorted(DATASET_REGISTRY.keys()))}')
+    dataset = DATASET_REGISTRY.get(dataset_opt['type'])(dataset_opt)
+    name = dataset_opt.get('name', dataset_opt['type'])
+    logging.getLogger('basicsr').info('Dataset %s [%s]: %d samples', name, dataset_opt['type'], len(dataset))
+    return dataset
+
+
+def build_dataloader(
+    dataset: Dataset,
+    dataset_opt: dict,
+    num_gpu: int = 1,
+    dist: bool = False,
+    sampler: Sampler | None = None,
+    seed: int | None = None,
+) -> DataLoader:
+    """Make the loader of a dataset.
+
+    Args:
+        dataset: The dataset.
+        dataset_opt: Its section. `phase: train` needs `batch_size_per_gpu` and `num_worker_per_gpu`; incomplete
+            batches are dropped, and `use_shuffle` (default true) counts where there is no sampler. `val` and
+            `test` give single pictures in order, loaded by the main process unless `num_worker_per_gpu` says
+            otherwise. Optional: `prefetch_mode` (cpu, cuda), `num_prefetch_queue`, `pin_memory`,
+            `persistent_workers`.
+        num_gpu: GPUs of a run in one process, whose batches and workers are multiplied by it; 0 means the CPU.
+        dist: One process for each GPU, so that nothing is multiplied.
+        sampler: Chooses the order in training.
+        seed: Seeds the workers' random numbers, see `worker_init_fn`.
+
+    Raises:
+        ValueError: A key is missing or has no meaning, or a training epoch is shorter than one batch.
+    """
+    phase = dataset_opt.get('phase')
+    if phase == 'train':
+        args = _training_args(dataset, dataset_opt, 1 if dist else max(num_gpu, 1), sampler)
+    elif phase in ('val', 'test'):
+        args = {'batch_size': 1, 'shuffle': False, 'num_workers': dataset_opt.get('num_worker_per_gpu') or 0}
+    else:
+        raise ValueError(f'the phase of a dataset is train, val or test, not {phase!r}')
+    workers = args['num_workers']
+    if seed is not None and phase == 'train':
+        rank, _ = get_dist_info()
+        args['worker_init_fn'] = partial(worker_init_fn, num_workers=workers, rank=rank, seed=seed, sampler=sampler)
+    args['pin_memory'] = bool(dataset_opt.get('pin_memory'))
+    args['persistent_workers'] = bool(dataset_opt.get('persistent_workers')) and workers > 0
+
+    mode = dataset_opt.get('prefetch_mode')
+    if mode not in (None, 'cpu', 'cuda'):
+        raise ValueError(f'prefetch_mode is cpu, cuda or left out, not {mode!r}')
+    if mode == 'cpu':
+        ahead = dataset_opt.get('num_prefetch_queue')
+        return PrefetchDataLoader(num_prefetch_queue=1 if ahead is None else ahead, dataset=dataset, **args)
+    return DataLoader(dataset, **args)
+
+
+def _training_args(dataset: Dataset, opt: dict, multiplier: int, sampler: Sampler | None) -> dict[str, Any]:
+    for key in ('batch_size_per_gpu', 'num_worker_per_gpu'):
+        if opt.get(key) is None:
+            raise ValueError(f'the training dataset needs {key}')
+    batch_size = opt['batch_size_per_gpu'] * multiplier
+    length = len(dataset) if sampler is None else len(sampler)
+    if length < batch_size:
+        raise ValueError(
+            f'an epoch of the training dataset has {length} samples, fewer than one batch of {batch_size}; lower '
+            'batch_size_per_gpu, raise dataset_enlarge_ratio or add pictures'
+        )
+    return {
+        'batch_size': batch_size,
+        'num_workers': opt['num_worker_per_gpu'] * multiplier,
+        'sampler': sampler,
+        'shuffle': sampler is None and opt.get('use_shuffle', True),
+        'drop_last': True,
+    }
+
+
+def worker_init_fn(worker_id: int, num_workers: int, rank: int, seed: int, sampler: Sampler | None = None) -> None:
+    """Seed Python's and NumPy's random numbers in a loader's worker.
+
+    Workers start anew with every epoch. So that they do not repeat the first epoch's crops, the seed takes in the
+    sampler's `epoch`; it depends on nothing else, so that a resumed run repeats what the interrupted one had.
+    """
+    worker_seed = num_workers * rank + worker_id + seed
+    epoch = getattr(sampler, 'epoch', 0)
+    if epoch:
+        worker_seed = int(np.random.SeedSequence((worker_seed, epoch)).generate_state(1)[0])
+    np.random.seed(worker_seed)
+    random.seed(worker_seed)

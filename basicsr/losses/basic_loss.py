@@ -1,0 +1,87 @@
+"""Losses that compare pixels. All are called `loss(pred, target, weight=None)` with (n, c, h, w) tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from basicsr.losses.loss_util import check_reduction, weighted_loss
+from basicsr.utils.registry import LOSS_REGISTRY
+
+
+@weighted_loss
+def l1_loss(pred: Tensor, target: Tensor) -> Tensor:
+    """Return |pred - target| for each element."""
+    return F.l1_loss(pred, target, reduction='none')
+
+
+@weighted_loss
+def mse_loss(pred: Tensor, target: Tensor) -> Tensor:
+    """Return (pred - target)² for each element."""
+    return F.mse_loss(pred, target, reduction='none')
+
+
+@weighted_loss
+def charbonnier_loss(pred: Tensor, target: Tensor, eps: float = 1e-12) -> Tensor:
+    """Return sqrt((pred - target)² + eps) for each element."""
+    return torch.sqrt((pred - target) ** 2 + eps)
+
+
+@LOSS_REGISTRY.register()
+class L1Loss(nn.Module):
+    """Mean absolute error.
+
+    Args:
+        loss_weight: Factor of the result.
+        reduction: none, mean or sum.
+    """
+
+    def __init__(self, loss_weight: float = 1.0, reduction: str = 'mean') -> None:
+        super().__init__()
+        check_reduction(reduction)
+        self.loss_weight = loss_weight
+        self.reduction = reduction
+
+    def forward(self, pred: Tensor, target: Tensor, weight: Tensor | None = None, **kwargs: Any) -> Tensor:
+        """Return the loss of `pred` against `target`; see `weight_reduce_loss` for `weight`."""
+        return self.loss_weight * l1_loss(pred, target, weight, reduction=self.reduction)
+
+
+@LOSS_REGISTRY.register()
+class MSELoss(nn.Module):
+    """Mean squared error; arguments as for `L1Loss`."""
+
+    def __init__(self, loss_weight: float = 1.0, reduction: str = 'mean') -> None:
+        super().__init__()
+        check_reduction(reduction)
+        self.loss_weight = loss_weight
+        self.reduction = reduction
+
+    def forward(self, pred: Tensor, target: Tensor, weight: Tensor | None = None, **kwargs: Any) -> Tensor:
+        """Return the loss of `pred` against `target`; see `weight_reduce_loss` for `weight`."""
+        return self.loss_weight * mse_loss(pred, target, weight, reduction=self.reduction)
+
+
+@LOSS_REGISTRY.register()
+class CharbonnierLoss(nn.Module):
+    """L1 made smooth at zero (Lai et al., "Deep Laplacian Pyramid Networks", 2017).
+
+    Args:
+        loss_weight: Factor of the result.
+        reduction: none, mean or sum.
+        eps: Added to the squared difference; its root is the loss at zero.
+    """
+
+    def __init__(self, loss_weight: float = 1.0, reduction: str = 'mean', eps: float = 1e-12) -> None:
+        super().__init__()
+        check_reduction(reduction)
+        self.loss_weight = loss_weight
+        self.reduction = reduction
+        self.eps = eps
+
+    def forward(self, pred: Tensor, target: Tensor, weight: Tensor | None = None, **kwargs: Any) -> Tensor:
+        """Return the loss of `pred` against `target`; see `weight_reduce_loss` for `weight`."""
+        return self.loss_weight * charbonnier_loss(pred, target, weight, reduction=self.reduction, eps=self.eps)

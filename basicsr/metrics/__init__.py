@@ -1,0 +1,27 @@
+"""Metrics, chosen by name in the options (`metrics: {psnr: {type: calculate_psnr, crop_border: 4}}`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from basicsr.metrics.psnr_ssim import calculate_psnr, calculate_psnr_pt, calculate_ssim, calculate_ssim_pt
+from basicsr.utils.registry import METRIC_REGISTRY
+
+__all__ = ['calculate_metric', 'calculate_psnr', 'calculate_psnr_pt', 'calculate_ssim', 'calculate_ssim_pt']
+
+
+def calculate_metric(data: dict[str, Any], opt: dict[str, Any]) -> float:
+    """Return what the metric `opt['type']` gives for `data`.
+
+    Args:
+        data: Arguments of the metric that differ from picture to picture, usually `img` and `img2`.
+        opt: The metric's section: its name, `type`, and its other arguments.
+
+    Raises:
+        KeyError: No metric has that name.
+        ValueError: `opt` has no `type`.
+    """
+    arguments = dict(opt)
+    if 'type' not in arguments:
+        raise ValueError(f'a metric section needs `type`, one of {", ".join(sorted(METRIC_REGISTRY.keys()))}')
+    return METRIC_REGISTRY.get(arguments.pop('type'))(**data, **arguments)

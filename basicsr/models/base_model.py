@@ -1,0 +1,228 @@
+"""What every model has: device, optimizers, schedulers, checkpoints, best results."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import os
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from basicsr.models import lr_scheduler
+from basicsr.utils.checkpoint import find_weights, load_checkpoint, load_weights, save_checkpoint
+from basicsr.utils.dist_util import master_only
+from basicsr.utils.logger import get_root_logger
+from basicsr.utils.misc import get_random_state, set_random_state
+from basicsr.utils.registry import did_you_mean
+
+_SCHEDULERS = {
+    'MultiStepLR': lr_scheduler.MultiStepRestartLR,
+    'MultiStepRestartLR': lr_scheduler.MultiStepRestartLR,
+    'CosineAnnealingRestartLR': lr_scheduler.CosineAnnealingRestartLR,
+    'TrueCosineAnnealingLR': torch.optim.lr_scheduler.CosineAnnealingLR,
+}
+
+
+class BaseModel:
+    """Base of all models.
+
+    Args:
+        opt: The resolved options.
+    """
+
+    def __init__(self, opt: dict) -> None:
+        self.opt = opt
+        self.device = torch.device('cuda' if opt['num_gpu'] != 0 else 'cpu')
+        self.is_train = opt['is_train']
+        self.schedulers: list[torch.optim.lr_scheduler.LRScheduler] = []
+        self.optimizers: list[torch.optim.Optimizer] = []
+        self.log_dict: dict[str, float] = {}
+        self.best_metric_results: dict[str, dict[str, dict]] = {}
+
+    def before_training(self, train_loader: Any) -> None:
+        """Called once before the first iteration, not when a run is resumed."""
+
+    def artifacts(self) -> dict[str, str]:
+        """Files beside the checkpoints that the end of a training points to, by what they are."""
+        return {}
+
+    def validation(self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool = False) -> None:
+        """Validate on `dataloader`, whose dataset carries the options' `name`.
+
+        Args:
+            dataloader: Yields one picture a batch.
+            current_iter: Iteration, or a word that names the run.
+            tb_logger: A TensorBoard writer, or None.
+            save_img: Write the network's pictures.
+        """
+        if self.opt['dist']:
+            self.dist_validation(dataloader, current_iter, tb_logger, save_img)
+        else:
+            self.nondist_validation(dataloader, current_iter, tb_logger, save_img)
+
+    def _initialize_best_metric_results(self, dataset_name: str) -> None:
+        if dataset_name in self.best_metric_results:
+            return
+        self.best_metric_results[dataset_name] = {
+            metric: {
+                'better': content.get('better', 'higher'),
+                'val': float('-inf') if content.get('better', 'higher') == 'higher' else float('inf'),
+                'iter': -1,
+            }
+            for metric, content in self.opt['val']['metrics'].items()
+        }
+
+    def _update_best_metric_result(self, dataset_name: str, metric: str, val: float, current_iter: int) -> None:
+        best = self.best_metric_results[dataset_name][metric]
+        if val >= best['val'] if best['better'] == 'higher' else val <= best['val']:
+            best['val'], best['iter'] = val, current_iter
+
+    def get_current_log(self) -> dict[str, float]:
+        return self.log_dict
+
+    def model_to_device(self, net: nn.Module) -> nn.Module:
+        """Move to the device; in a distributed run, wrap what has something to train."""
+        net = net.to(self.device)
+        if self.opt['dist'] and any(parameter.requires_grad for parameter in net.parameters()):
+            net = DistributedDataParallel(net, device_ids=[self.device] if self.device.type == 'cuda' else None)
+        return net
+
+    def get_bare_model(self, net: nn.Module) -> nn.Module:
+        return net.module if isinstance(net, DistributedDataParallel) else net
+
+    @master_only
+    def print_network(self, net: nn.Module) -> None:
+        bare = self.get_bare_model(net)
+        count = sum(parameter.numel() for parameter in bare.parameters())
+        get_root_logger().info('Network %s: %s parameters', type(bare).__name__, f'{count:,}')
+
+    def get_optimizer(self, optim_type: str, params: Any, lr: float, **kwargs) -> torch.optim.Optimizer:
+        """An optimizer of `torch.optim` by name.
+
+        Raises:
+            ValueError: No such optimizer, or an option that it does not take.
+        """
+        factory = getattr(torch.optim, str(optim_type), None)
+        known = [name for name, obj in vars(torch.optim).items() if inspect.isclass(obj)]
+        if optim_type not in known:
+            raise ValueError(f'train.optim_g.type: torch.optim has no {optim_type!r}{did_you_mean(optim_type, known)}')
+        accepted = inspect.signature(factory).parameters
+        for key in kwargs:
+            if key not in accepted:
+                raise ValueError(f'train.optim_g.{key}: {optim_type} takes no such option{did_you_mean(key, accepted)}')
+        if 'betas' in kwargs:
+            kwargs['betas'] = tuple(float(beta) for beta in kwargs['betas'])
+        return factory(params, lr=lr, **kwargs)
+
+    def setup_schedulers(self) -> None:
+        """A scheduler for each optimizer; without `train.scheduler` the rate stays.
+
+        Raises:
+            ValueError: Another type than those that there are.
+        """
+        options = dict(self.opt['train'].get('scheduler') or {})
+        if not options:
+            return
+        kind = options.pop('type', None)
+        if kind not in _SCHEDULERS:
+            raise ValueError(f'train.scheduler.type: {kind!r} is none of {", ".join(_SCHEDULERS)}')
+        self.schedulers += [_SCHEDULERS[kind](optimizer, **options) for optimizer in self.optimizers]
+
+    def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
+        """Step the schedulers; in the first `warmup_iter` iterations the rate rises linearly from zero."""
+        if current_iter > 1:
+            for scheduler in self.schedulers:
+                scheduler.step()
+        if current_iter < warmup_iter:
+            for optimizer in self.optimizers:
+                for group in optimizer.param_groups:
+                    group['lr'] = (
+                        group.get('initial_lr', self.opt['train']['optim_g']['lr']) * current_iter / warmup_iter
+                    )
+
+    def get_current_learning_rate(self) -> list[float]:
+        return [group['lr'] for group in self.optimizers[0].param_groups]
+
+    @master_only
+    def save_network(
+        self,
+        net: nn.Module | list[nn.Module],
+        net_label: str,
+        current_iter: int | str,
+        param_key: str | list = 'params',
+    ) -> None:
+        """Write `models/<net_label>_<current_iter>.pth`: one state dict under each key.
+
+        Args:
+            net: Network, or networks.
+            net_label: For example `net_g`.
+            current_iter: Iteration, or a word; -1 is `latest`.
+            param_key: Key, or as many keys.
+        """
+        nets, keys = (net, param_key) if isinstance(net, list) else ([net], [param_key])
+        self._save_weights(
+            {key: self.get_bare_model(one).state_dict() for one, key in zip(nets, keys, strict=True)},
+            net_label,
+            current_iter,
+        )
+
+    def _save_weights(self, weights: dict[str, dict[str, Tensor]], net_label: str, current_iter: int | str) -> None:
+        name = f'{net_label}_{"latest" if current_iter == -1 else current_iter}.pth'
+        on_cpu = {key: {name: value.cpu() for name, value in state.items()} for key, state in weights.items()}
+        save_checkpoint(on_cpu, os.path.join(self.opt['path']['models'], name))
+
+    def load_network(
+        self, net: nn.Module, load_path: str, strict: bool = True, param_key: str | None = 'params'
+    ) -> None:
+        """Load weights from a checkpoint of this framework, of BasicSR or MambaIR, or from a bare state dict.
+
+        Raises:
+            FileNotFoundError, ValueError: No file, no checkpoint, or one of another network.
+        """
+        weights = find_weights(load_checkpoint(load_path), load_path, param_key)
+        differences = load_weights(self.get_bare_model(net), weights, load_path, strict)
+        logger = get_root_logger()
+        logger.info('Loaded %s from %s.', type(self.get_bare_model(net)).__name__, load_path)
+        for line in differences[:10]:
+            logger.warning('  %s', line)
+
+    @master_only
+    def save_training_state(self, epoch: int, current_iter: int) -> None:
+        """Write `training_states/<current_iter>.state`: all that goes on where this leaves off."""
+        if current_iter != -1:
+            state = {'epoch': epoch, 'iter': current_iter, **self.training_state()}
+            save_checkpoint(state, os.path.join(self.opt['path']['training_states'], f'{current_iter}.state'))
+
+    def training_state(self) -> dict[str, Any]:
+        return {
+            'optimizers': [optimizer.state_dict() for optimizer in self.optimizers],
+            'schedulers': [scheduler.state_dict() for scheduler in self.schedulers],
+            'best_metric_results': copy.deepcopy(self.best_metric_results),
+            'random': get_random_state(),
+        }
+
+    def resume_training(self, resume_state: dict[str, Any]) -> None:
+        """Put back what `training_state` returned."""
+        for own, saved in ((self.optimizers, 'optimizers'), (self.schedulers, 'schedulers')):
+            states = resume_state[saved]
+            if len(states) != len(own):
+                raise ValueError(f'the training state holds {len(states)} {saved}, the options ask for {len(own)}')
+            for one, state in zip(own, states, strict=True):
+                one.load_state_dict(state)
+        self.best_metric_results = resume_state.get('best_metric_results', {})
+        if 'random' in resume_state:
+            set_random_state(resume_state['random'])
+
+    def reduce_loss_dict(self, loss_dict: dict[str, Tensor]) -> dict[str, float]:
+        """Losses as numbers, averaged over the processes (on rank 0)."""
+        with torch.no_grad():
+            if self.opt['dist'] and loss_dict:
+                losses = torch.stack(list(loss_dict.values()))
+                torch.distributed.reduce(losses, dst=0)
+                if self.opt['rank'] == 0:
+                    losses /= self.opt['world_size']
+                loss_dict = dict(zip(loss_dict, losses, strict=True))
+            return {name: value.mean().item() for name, value in loss_dict.items()}

@@ -1,0 +1,226 @@
+"""Layer-Decomposition Training: the one place that turns options into calls of `ldt`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from typing import Any
+
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import ldt
+from basicsr.models.mambair_model import MambaIRModel
+from basicsr.utils.dist_util import master_only
+from basicsr.utils.logger import get_root_logger
+from basicsr.utils.plots import plot_layer_scores
+from basicsr.utils.registry import MODEL_REGISTRY, did_you_mean
+
+
+@dataclass(frozen=True)
+class LDTOptions:
+    """The section `train.ldt`; all of it is optional.
+
+    Attributes:
+        criterion: variance, mean, normalized_variance, between_sample_variance, random or prefix.
+        unstable_ratio: Share of unstable layers.
+        unstable_prefixes: For criterion prefix: the layers whose names begin with these are unstable.
+        scoring_batches: Training batches that are scored, over all processes.
+        exchange_every: Iterations from one exchange to the next.
+        update: dynamic (DPU: a decay that grows with a layer's place in its group) or fixed.
+        stable_decay: Base and span for dynamic.
+        unstable_decay: Base and span for dynamic.
+        fixed_decay: The decay for fixed.
+
+    Raises:
+        ValueError: A value that has no meaning.
+    """
+
+    criterion: str = 'variance'
+    unstable_ratio: float = 0.5
+    unstable_prefixes: list[str] | str | None = None
+    scoring_batches: int = 300
+    exchange_every: int = 10
+    update: str = 'dynamic'
+    stable_decay: tuple[float, float] = (0.99, 0.01)
+    unstable_decay: tuple[float, float] = (0.999, 0.001)
+    fixed_decay: float = 0.999
+
+    def __post_init__(self) -> None:
+        choices = (*ldt.CRITERIA, 'prefix')
+        if self.criterion not in choices:
+            raise ValueError(f'train.ldt.criterion: {self.criterion!r} is none of {", ".join(choices)}')
+        if (self.criterion == 'prefix') != bool(self.unstable_prefixes):
+            raise ValueError('train.ldt.unstable_prefixes: goes with criterion prefix, and with no other')
+        if self.update not in ('dynamic', 'fixed'):
+            raise ValueError(f'train.ldt.update: {self.update!r} is neither dynamic nor fixed')
+        if not isinstance(self.unstable_ratio, float | int) or not 0 < self.unstable_ratio < 1:
+            raise ValueError(f'train.ldt.unstable_ratio: must lie between 0 and 1, not be {self.unstable_ratio!r}')
+        for name in ('scoring_batches', 'exchange_every'):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f'train.ldt.{name}: must be a whole number of at least 1, not {value!r}')
+        for name in ('stable_decay', 'unstable_decay'):
+            if not isinstance(getattr(self, name), list | tuple) or len(getattr(self, name)) != 2:
+                raise ValueError(f'train.ldt.{name}: must be [base, span], not {getattr(self, name)!r}')
+
+    @classmethod
+    def from_section(cls, section: dict | None) -> LDTOptions:
+        """Read the section of an option file, which may be absent."""
+        known = [field.name for field in fields(cls)]
+        unknown = [
+            f'train.ldt.{key}: unknown option{did_you_mean(key, known)}' for key in section or {} if key not in known
+        ]
+        if unknown:
+            raise ValueError('\n'.join(unknown))
+        return cls(**(section or {}))
+
+    def decay(self, partition: ldt.Partition) -> dict[str, float]:
+        if self.update == 'fixed':
+            return ldt.fixed_decay(partition, self.fixed_decay)
+        return ldt.dynamic_decay(partition, tuple(self.stable_decay), tuple(self.unstable_decay))
+
+
+def _endless(loader: Any) -> Iterator[Any]:
+    """Batches of one epoch after the other."""
+    epoch = 0
+    while True:
+        if hasattr(loader.sampler, 'set_epoch'):
+            loader.sampler.set_epoch(epoch)
+        yield from loader
+        epoch += 1
+
+
+@MODEL_REGISTRY.register()
+class LDTModel(MambaIRModel):
+    """`MambaIRModel` trained by layer decomposition. What is validated, selected and saved is the composite network.
+
+    Beside the checkpoints a run leaves `partition.json` and `layer_scores.png`.
+    """
+
+    net: ldt.LayerDecomposition | None = None
+
+    def init_training_settings(self) -> None:
+        self.options = LDTOptions.from_section(self.opt['train'].get('ldt'))
+        if self.opt['train'].get('ema_decay'):
+            raise ValueError('train.ema_decay: the composite of LDT is a moving average already; leave it out')
+        super().init_training_settings()
+
+    def setup_optimizers(self) -> None:
+        if self.net is not None:
+            super().setup_optimizers()
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        return self.net.trainable_parameters()
+
+    def before_training(self, train_loader: Any) -> None:
+        """Score the layers on training batches, split them, and make the two branches."""
+        self._decompose(self._partition(train_loader))
+
+    def _partition(self, train_loader: Any) -> ldt.Partition:
+        options, net = self.options, self.get_bare_model(self.net_g)
+        if options.criterion == 'prefix':
+            return ldt.Partition.from_prefixes(net, options.unstable_prefixes)
+        count = -(-options.scoring_batches // self.opt['world_size'])
+        with tqdm(total=count, desc='Score layers', unit='batch', leave=False, disable=None) as progress:
+            scores = ldt.score_layers(
+                net,
+                _endless(train_loader),
+                self._loss,
+                count,
+                options.criterion,
+                seed=self.opt['manual_seed'],
+                on_batch=lambda done: progress.update(),
+            )
+        return ldt.Partition.from_scores(scores, options.unstable_ratio, options.criterion)
+
+    def _loss(self, net: nn.Module, batch: dict[str, Any]) -> Tensor:
+        self.feed_data(batch)
+        return self.cri_pix(net(self.lq), self.gt)
+
+    def _decompose(self, partition: ldt.Partition) -> None:
+        options, net = self.options, self.get_bare_model(self.net_g)
+        self.net = ldt.LayerDecomposition(net, partition, options.decay(partition), options.exchange_every)
+        self.net.wrap(self.model_to_device)
+        self.net_g = self.net.primary  # frees the third copy
+        self.setup_optimizers()
+        self.setup_schedulers()
+        self._report_partition()
+
+    def artifacts(self) -> dict[str, str]:
+        folder = self.opt['path']['experiments_root']
+        files = {'partition': os.path.join(folder, 'partition.json')}
+        if self.net.partition.scores:
+            files['layer scores'] = os.path.join(folder, 'layer_scores.png')
+        return files
+
+    @master_only
+    def _report_partition(self) -> None:
+        partition, files = self.net.partition, self.artifacts()
+        logger, total_iter = get_root_logger(), self.opt['train']['total_iter']
+        partition.save(files['partition'])
+        if 'layer scores' in files:
+            title = f'{self.opt["name"]}: gradient {partition.criterion.replace("_", " ")} of every layer'
+            plot_layer_scores(partition.scores, partition.unstable, files['layer scores'], title)
+        logger.info(
+            'LDT: %d stable and %d unstable layers by %s; exchange every %d of %d iterations',
+            len(partition.stable),
+            len(partition.unstable),
+            partition.criterion,
+            self.net.exchange_every,
+            total_iter,
+        )
+        for pace in ldt.paces(partition, self.net.decay, self.net.exchange_every, total_iter):
+            logger.info(
+                'Time constants of the %s layers: %.0f to %.0f iterations, median %.0f; the run has %d',
+                pace.group,
+                pace.fastest,
+                pace.slowest,
+                pace.median,
+                total_iter,
+            )
+            if pace.mostly_slow:
+                logger.warning(
+                    '%d of %d %s layers have a time constant longer than the run and will hardly leave their initial '
+                    'values: lower train.ldt.%s or exchange_every, or train longer',
+                    pace.slow,
+                    pace.layers,
+                    pace.group,
+                    'fixed_decay' if self.options.update == 'fixed' else f'{pace.group}_decay',
+                )
+
+    def optimize_parameters(self, current_iter: int) -> None:
+        self.optimizer_g.zero_grad()
+        losses = {}
+        for name, branch in zip(('primary', 'auxiliary'), self.net.branches(), strict=True):
+            loss = self.cri_pix(branch(self.lq), self.gt)
+            loss.backward()
+            losses[f'l_pix_{name}'] = loss.detach()
+        self.optimizer_g.step()
+        self.net.step()
+        self.log_dict = self.reduce_loss_dict(losses)
+
+    @contextmanager
+    def network_to_test(self) -> Iterator[nn.Module]:
+        if self.net is None:
+            with super().network_to_test() as net:
+                yield net
+        else:
+            with self.net.composite() as net:
+                yield net
+
+    @master_only
+    def save_weights(self, current_iter: int | str) -> None:
+        self._save_weights({'params': self.net.composite_state_dict()}, 'net_g', current_iter)
+
+    def training_state(self) -> dict[str, Any]:
+        return {**super().training_state(), 'ldt': self.net.state_dict()}
+
+    def resume_training(self, resume_state: dict[str, Any]) -> None:
+        if 'ldt' not in resume_state:
+            raise ValueError('the training state holds no LDT branches: it was saved by another model_type')
+        self._decompose(ldt.Partition.from_dict(resume_state['ldt']['partition']))
+        self.net.load_state_dict(resume_state['ldt'])
+        super().resume_training(resume_state)

@@ -1,0 +1,56 @@
+"""Testing: a network on any number of data sets, with a table at the end."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import runpy
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+if __name__ == '__main__':
+    runpy.run_path(str(ROOT / 'basicsr' / 'utils' / 'own_copy.py'))['use_own_copy'](ROOT)
+
+from basicsr.evaluation import build_loaders, domain_table, score
+from basicsr.models import build_model
+from basicsr.utils.command_line import make_parser, run_from_command_line
+from basicsr.utils.logger import get_env_info, get_root_logger
+from basicsr.utils.misc import make_exp_dirs
+from basicsr.utils.options import check_files, dict2str, parse_options
+
+
+def test_pipeline(root_path: str, args: argparse.Namespace | None = None) -> None:
+    """Test what the option file describes; the table goes to `results/<name>/table.md` and to the log.
+
+    Args:
+        root_path: Folder of the project.
+        args: A parsed command line; None parses `sys.argv`.
+
+    Raises:
+        FileNotFoundError, ValueError, KeyError: Mistakes in the options or the data.
+    """
+    opt, args = parse_options(root_path, is_train=False, args=args)
+    check_files(opt)
+    loaders = build_loaders(opt, ['val', 'test'])
+    make_exp_dirs(opt)
+    logger = get_root_logger(log_file=os.path.join(opt['path']['log'], f'test_{opt["name"]}.log'))
+    logger.info(get_env_info())
+    logger.info('Options:\n%s', dict2str(args.merged))
+    model = build_model(opt)
+    results = score(model, loaders, opt['name'], (opt.get('val') or {}).get('save_img', False))
+    seen = {loader.dataset.opt['name'] for loader in loaders if loader.dataset.opt.get('seen')}
+    table = domain_table({opt['name']: results}, seen)
+    path = os.path.join(opt['path']['results_root'], 'table.md')
+    Path(path).write_text(table + '\n')
+    logger.info(
+        '%s:\n%s\nWritten to %s', opt['path'].get('pretrain_network_g') or opt['name'], table, os.path.relpath(path)
+    )
+
+
+def main() -> None:
+    args = make_parser(is_train=False).parse_args()
+    run_from_command_line(lambda: test_pipeline(str(ROOT), args), args.debug)
+
+
+if __name__ == '__main__':
+    main()

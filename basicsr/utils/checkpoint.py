@@ -1,0 +1,98 @@
+"""Checkpoint files: written whole or not at all, read without running code."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_PREFIXES = ('module.', '_orig_mod.')
+
+
+def save_checkpoint(state: Any, path: str | os.PathLike) -> None:
+    """Save `state` to `path` by way of a temporary file that is flushed to disk and renamed."""
+    path = Path(path)
+    temporary = path.with_name(path.name + '.tmp')
+    try:
+        with open(temporary, 'wb') as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: str | os.PathLike, map_location: Any = 'cpu') -> Any:
+    """Read a checkpoint with `weights_only=True`.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: The file is truncated, no checkpoint, or a pickle that would run code.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'there is no checkpoint {path}')
+    try:
+        return torch.load(path, map_location=map_location, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).strip().split('\n')[0]
+        raise ValueError(f'{path} is no readable checkpoint (truncated, or another kind of file): {reason}') from error
+
+
+def find_weights(checkpoint: Any, path: str | os.PathLike, param_key: str | None = 'params') -> dict[str, Tensor]:
+    """The state dict in `checkpoint`: under `param_key`, else under `params`, else the checkpoint itself.
+
+    Prefixes that wrappers add (`module.`) are taken off.
+
+    Raises:
+        ValueError: Nothing in it looks like a state dict.
+    """
+    if isinstance(checkpoint, dict):
+        for key in (param_key, 'params', 'params_ema'):
+            if key is not None and isinstance(checkpoint.get(key), dict):
+                checkpoint = checkpoint[key]
+                break
+    if not isinstance(checkpoint, dict) or not any(isinstance(value, Tensor) for value in checkpoint.values()):
+        held = ', '.join(map(str, list(checkpoint)[:10])) if isinstance(checkpoint, dict) else type(checkpoint).__name__
+        raise ValueError(f'{path} holds no weights under {param_key!r}; it holds: {held}')
+    return {_without_prefix(name): value for name, value in checkpoint.items()}
+
+
+def _without_prefix(name: str) -> str:
+    for prefix in _PREFIXES:
+        name = name.removeprefix(prefix)
+    return name
+
+
+def load_weights(net: nn.Module, weights: dict[str, Tensor], path: str | os.PathLike, strict: bool = True) -> list[str]:
+    """Load `weights` into `net`; returns what differed, a line each.
+
+    Args:
+        net: The network.
+        weights: A state dict.
+        path: Where it came from, for the message.
+        strict: Refuse what differs; otherwise load what fits.
+
+    Raises:
+        ValueError: `strict`, and names or shapes differ; the message lists ten at most.
+    """
+    own = net.state_dict()
+    differences = [f'only in the file: {name}' for name in weights if name not in own]
+    differences += [f'only in the network: {name}' for name in own if name not in weights]
+    differences += [
+        f'{name}: {tuple(weights[name].shape)} in the file, {tuple(own[name].shape)} in the network'
+        for name in own
+        if name in weights and weights[name].shape != own[name].shape
+    ]
+    if strict and differences:
+        more = f'\n  and {len(differences) - 10} more' if len(differences) > 10 else ''
+        raise ValueError(
+            f'{path} does not fit the network {type(net).__name__}:\n  ' + '\n  '.join(differences[:10]) + more
+        )
+    fitting = {name: value for name, value in weights.items() if name in own and value.shape == own[name].shape}
+    net.load_state_dict(fitting, strict=strict)
+    return differences

@@ -1,0 +1,68 @@
+"""Distributed training, by the environment that `torchrun` or Slurm sets."""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+
+
+def init_dist(launcher: str, backend: str = 'nccl', port: int | None = None, **kwargs) -> None:
+    """Join the group of processes that `launcher` started; do nothing where that was done.
+
+    Args:
+        launcher: `pytorch` (torchrun) or `slurm`.
+        backend: `nccl`, which needs a GPU a process and gives way to `gloo` where there is none, or `gloo`.
+        port: Port of the first process, for Slurm; torchrun brings its own.
+
+    Raises:
+        ValueError: Another launcher, or the launcher's environment variables are missing.
+    """
+    if dist.is_available() and dist.is_initialized():
+        return
+    if launcher == 'slurm':
+        _environment_from_slurm(port)
+    elif launcher != 'pytorch':
+        raise ValueError(f'launcher is none, pytorch or slurm, not {launcher!r}')
+    if 'RANK' not in os.environ:
+        raise ValueError(
+            '--launcher pytorch needs torchrun: torchrun --nproc_per_node=2 Train_pip.py --launcher pytorch …'
+        )
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count())
+    elif backend == 'nccl':
+        backend = 'gloo'
+    dist.init_process_group(backend=backend, **kwargs)
+
+
+def _environment_from_slurm(port: int | None) -> None:
+    if 'SLURM_PROCID' not in os.environ:
+        raise ValueError('--launcher slurm needs the environment of srun: SLURM_PROCID is not set')
+    nodes = os.environ['SLURM_NODELIST']
+    first = subprocess.run(['scontrol', 'show', 'hostname', nodes], capture_output=True, text=True, check=True)
+    os.environ.setdefault('MASTER_ADDR', first.stdout.split()[0])
+    os.environ.setdefault('MASTER_PORT', str(port or 29500))
+    os.environ['WORLD_SIZE'] = os.environ['SLURM_NTASKS']
+    os.environ['RANK'] = os.environ['SLURM_PROCID']
+    os.environ['LOCAL_RANK'] = os.environ.get('SLURM_LOCALID', '0')
+
+
+def get_dist_info() -> tuple[int, int]:
+    """(rank, number of processes); (0, 1) without distribution."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def master_only(func: Callable) -> Callable:
+    """Run `func` in the process of rank 0 alone; it returns None elsewhere."""
+
+    @functools.wraps(func)
+    def wrapper(*args, **kwargs):
+        return func(*args, **kwargs) if get_dist_info()[0] == 0 else None
+
+    return wrapper

@@ -1,0 +1,165 @@
+"""Pictures as files, numpy arrays (HWC, BGR, as OpenCV has them) and torch tensors (CHW, RGB)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.utils import make_grid
+
+_READ_FLAGS = {
+    'color': cv2.IMREAD_COLOR,
+    'grayscale': cv2.IMREAD_GRAYSCALE,
+    'unchanged': cv2.IMREAD_UNCHANGED,
+}
+
+
+def img2tensor(
+    imgs: np.ndarray | list[np.ndarray], bgr2rgb: bool = True, float32: bool = True
+) -> Tensor | list[Tensor]:
+    """Turn HWC pictures into CHW tensors; values are not scaled.
+
+    Args:
+        imgs: One picture or a list of them, (h, w, c).
+        bgr2rgb: Reverse the channels of three-channel pictures.
+        float32: Convert to float32; otherwise the type stays.
+
+    Returns:
+        A tensor (c, h, w), or a list of them for a list.
+    """
+    if isinstance(imgs, list):
+        return [img2tensor(img, bgr2rgb, float32) for img in imgs]
+    if imgs.ndim != 3:
+        raise ValueError(f'img2tensor takes pictures of shape (h, w, c), not {imgs.shape}; add the channel axis')
+    img = imgs[..., ::-1] if bgr2rgb and imgs.shape[2] == 3 else imgs
+    tensor = torch.from_numpy(np.ascontiguousarray(img.transpose(2, 0, 1)))
+    return tensor.float() if float32 else tensor
+
+
+def tensor2img(
+    tensor: Tensor | Sequence[Tensor],
+    rgb2bgr: bool = True,
+    out_type: type = np.uint8,
+    min_max: tuple[float, float] = (0, 1),
+) -> np.ndarray | list[np.ndarray]:
+    """Turn tensors into pictures, clamping them to `min_max` and scaling that range to the type's.
+
+    Args:
+        tensor: One tensor or a list of them: (n, c, h, w), where more than one become a near-square grid;
+            (c, h, w) with 1 or 3 channels, RGB; or (h, w).
+        rgb2bgr: Reverse the channels of three-channel pictures.
+        out_type: `np.uint8` gives rounded values in [0, 255], a floating type values in [0, 1].
+        min_max: Values that become black and white.
+
+    Returns:
+        (h, w, 3), or (h, w) for a single-channel picture. A list gives a list, save that a list of one gives
+        the picture itself, which code written for BasicSR counts on.
+
+    Raises:
+        ValueError: A tensor has another number of axes.
+    """
+    if not isinstance(tensor, Tensor):
+        imgs = [_to_picture(item, rgb2bgr, out_type, min_max) for item in tensor]
+        return imgs[0] if len(imgs) == 1 else imgs
+    return _to_picture(tensor, rgb2bgr, out_type, min_max)
+
+
+def _to_picture(tensor: Tensor, rgb2bgr: bool, out_type: type, min_max: tuple[float, float]) -> np.ndarray:
+    low, high = min_max
+    scaled = (tensor.detach().float().cpu().clamp(low, high) - low) / (high - low)
+    if scaled.ndim == 4:
+        count = len(scaled)
+        scaled = scaled[0] if count == 1 else make_grid(scaled, nrow=math.isqrt(count), normalize=False)
+    if scaled.ndim == 3:
+        img = scaled.numpy().transpose(1, 2, 0)
+        if img.shape[2] == 1:
+            img = img[..., 0]
+        elif img.shape[2] == 3 and rgb2bgr:
+            img = img[..., ::-1]
+    elif scaled.ndim == 2:
+        img = scaled.numpy()
+    else:
+        raise ValueError(f'tensor2img takes tensors of 2, 3 or 4 axes, not one of shape {tuple(tensor.shape)}')
+    if np.issubdtype(out_type, np.integer):
+        img = (img * 255.0).round()
+    return np.ascontiguousarray(img.astype(out_type))
+
+
+def imfrombytes(content: bytes, flag: str = 'color', float32: bool = False) -> np.ndarray:
+    """Decode the bytes of a picture file.
+
+    Args:
+        content: The whole file.
+        flag: 'color' (h, w, 3) BGR; 'grayscale' (h, w); 'unchanged', which keeps an alpha channel and the bit depth.
+        float32: Return float32, integers scaled to [0, 1] by their type's maximum: 255, or 65535 for 16-bit
+            files, which are then read in full depth. Files that hold floats keep their values.
+
+    Raises:
+        ValueError: The flag is unknown, or the bytes are no picture that OpenCV can decode.
+    """
+    if flag not in _READ_FLAGS:
+        raise ValueError(f'unknown flag {flag!r} for reading a picture; choose one of {", ".join(_READ_FLAGS)}')
+    mode = _READ_FLAGS[flag]
+    if float32 and flag != 'unchanged':
+        mode |= cv2.IMREAD_ANYDEPTH
+    try:
+        img = cv2.imdecode(np.frombuffer(content, np.uint8), mode) if len(content) else None
+    except cv2.error as error:
+        raise ValueError(f'OpenCV refuses to decode the picture of {len(content)} bytes: {error.err}') from error
+    if img is None:
+        raise ValueError(
+            f'{len(content)} bytes that are no complete picture; make the file again, as PNG, JPEG or another '
+            'format that OpenCV reads'
+        )
+    if not float32:
+        return img
+    scale = np.iinfo(img.dtype).max if np.issubdtype(img.dtype, np.integer) else 1
+    return img.astype(np.float32) / np.float32(scale)
+
+
+def imwrite(
+    img: np.ndarray, file_path: str | Path, params: Sequence[int] | None = None, auto_mkdir: bool = True
+) -> None:
+    """Write a picture; the extension chooses the format.
+
+    Args:
+        img: (h, w) or (h, w, c) in BGR order, uint8 or what the format takes.
+        file_path: File to write.
+        params: OpenCV's `cv2.imwrite` parameters, for example `[cv2.IMWRITE_JPEG_QUALITY, 90]`.
+        auto_mkdir: Create the folder where it is missing.
+
+    Raises:
+        OSError: OpenCV could not write the file.
+    """
+    path = Path(file_path)
+    if auto_mkdir:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        written, reason = cv2.imwrite(str(path), img, list(params or [])), 'is the folder there and writable?'
+    except cv2.error as error:
+        written, reason = False, error.err
+    if not written:
+        raise OSError(f'could not write the picture {str(path)!r}: {reason}')
+
+
+def crop_border(imgs: np.ndarray | list[np.ndarray], crop_border: int) -> np.ndarray | list[np.ndarray]:
+    """Cut `crop_border` pixels off each side of a picture (h, w[, c]), or of each of a list of them.
+
+    Raises:
+        ValueError: The border is negative or leaves nothing of a picture.
+    """
+    if isinstance(imgs, list):
+        return [_crop_one(img, crop_border) for img in imgs]
+    return _crop_one(imgs, crop_border)
+
+
+def _crop_one(img: np.ndarray, border: int) -> np.ndarray:
+    height, width = img.shape[:2]
+    if not 0 <= 2 * border < min(height, width):
+        raise ValueError(f'crop_border {border} does not fit a picture of {height}x{width} pixels')
+    return img[border : height - border, border : width - border]

@@ -1,0 +1,131 @@
+"""Text log, TensorBoard, and the line that a training run prints every so many iterations."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import platform
+import time
+from typing import Any
+
+import torch
+import torchvision
+
+from basicsr.utils.dist_util import get_dist_info, master_only
+
+
+class AvgTimer:
+    """Mean time between calls of `record`, over the last `window` of them."""
+
+    def __init__(self, window: int = 200) -> None:
+        self.window = window
+        self.start()
+
+    def start(self) -> None:
+        self._last = time.perf_counter()
+        self._total = self._current = 0.0
+        self._count = 0
+
+    def restart(self) -> None:
+        """Let the next interval begin now, and keep the mean."""
+        self._last = time.perf_counter()
+
+    def record(self) -> None:
+        now = time.perf_counter()
+        self._current, self._last = now - self._last, now
+        if self._count >= self.window:
+            self._total, self._count = 0.0, 0
+        self._total += self._current
+        self._count += 1
+
+    def get_current_time(self) -> float:
+        return self._current
+
+    def get_avg_time(self) -> float:
+        return self._total / max(1, self._count)
+
+
+class MessageLogger:
+    """Logs losses, learning rates, speed and time left.
+
+    Args:
+        opt: The resolved options: `name`, `logger.print_freq`, `logger.use_tb_logger`, `train.total_iter`.
+        start_iter: First iteration, 1 or where a resumed run goes on.
+        tb_logger: A TensorBoard writer, or None.
+    """
+
+    def __init__(self, opt: dict, start_iter: int = 1, tb_logger: Any = None) -> None:
+        self.exp_name = opt['name']
+        self.max_iters = opt['train']['total_iter']
+        self.start_iter = start_iter
+        self.tb_logger = tb_logger
+        self.logger = get_root_logger()
+        self.reset_start_time()
+
+    def reset_start_time(self) -> None:
+        self.start_time = time.time()
+
+    @master_only
+    def __call__(self, log_vars: dict[str, Any]) -> None:
+        """Log one line.
+
+        Args:
+            log_vars: `epoch`, `iter`, `lrs`, `time` and `data_time` (seconds an iteration); all else are losses.
+        """
+        log_vars = dict(log_vars)
+        epoch, current_iter, lrs = log_vars.pop('epoch'), log_vars.pop('iter'), log_vars.pop('lrs')
+        parts = [f'epoch {epoch}, iter {current_iter:,}, lr {", ".join(f"{lr:.3e}" for lr in lrs)}']
+        if 'time' in log_vars:
+            iter_time, data_time = log_vars.pop('time'), log_vars.pop('data_time')
+            done = current_iter - self.start_iter + 1
+            left = (time.time() - self.start_time) / max(1, done) * (self.max_iters - current_iter)
+            left_text = datetime.timedelta(seconds=int(left))
+            parts.append(f'{iter_time:.3f} s/iter (data {data_time:.3f} s), time left {left_text}')
+        parts += [f'{name} {value:.4e}' for name, value in log_vars.items()]
+        self.logger.info('[%s] %s', self.exp_name, ' | '.join(parts))
+        if self.tb_logger:
+            for name, value in log_vars.items():
+                group = 'losses/' if name.startswith('l_') else ''
+                self.tb_logger.add_scalar(group + name, value, current_iter)
+            self.tb_logger.add_scalar('lr', lrs[0], current_iter)
+
+
+@master_only
+def init_tb_logger(log_dir: str) -> Any:
+    """A TensorBoard writer to `log_dir`."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(log_dir=log_dir)
+
+
+def get_root_logger(
+    logger_name: str = 'basicsr', log_level: int = logging.INFO, log_file: str | None = None
+) -> logging.Logger:
+    """The framework's logger. The first call adds the console; a call with `log_file` adds or changes the file.
+
+    Processes of a rank above 0 log errors alone.
+    """
+    logger = logging.getLogger(logger_name)
+    form = logging.Formatter('%(asctime)s %(levelname)s: %(message)s')
+    if all(isinstance(handler, logging.FileHandler) for handler in logger.handlers):
+        console = logging.StreamHandler()
+        console.setFormatter(form)
+        logger.addHandler(console)
+        logger.propagate = False
+    rank, _ = get_dist_info()
+    logger.setLevel(log_level if rank == 0 else logging.ERROR)
+    if log_file is not None and rank == 0:
+        for handler in [handler for handler in logger.handlers if isinstance(handler, logging.FileHandler)]:
+            logger.removeHandler(handler)
+            handler.close()
+        to_file = logging.FileHandler(log_file, 'a')
+        to_file.setFormatter(form)
+        logger.addHandler(to_file)
+    return logger
+
+
+def get_env_info() -> str:
+    """Versions and the device, one line."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f'CPU, {torch.get_num_threads()} threads'
+    versions = f'PyTorch {torch.__version__}, TorchVision {torchvision.__version__}'
+    return f'Python {platform.python_version()}, {versions}, {device}'

@@ -1,0 +1,101 @@
+"""Seeds, folders and small text."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from basicsr.utils.dist_util import master_only
+
+
+def set_random_seed(seed: int) -> None:
+    """Seed Python, NumPy and torch on all devices."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def get_random_state() -> dict[str, Any]:
+    """The global random states, of types that `torch.load(weights_only=True)` reads."""
+    kind, keys, position, has_gauss, gauss = np.random.get_state()
+    return {
+        'python': random.getstate(),
+        'numpy': [kind, keys.tolist(), position, has_gauss, gauss],
+        'torch': torch.get_rng_state(),
+        'cuda': torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Put back what `get_random_state` returned."""
+    version, internal, gauss = state['python']
+    random.setstate((version, tuple(internal), gauss))
+    np.random.set_state(tuple(state['numpy']))
+    torch.set_rng_state(state['torch'])
+    if state['cuda'] and len(state['cuda']) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state['cuda'])
+
+
+def get_time_str() -> str:
+    return time.strftime('%Y%m%d_%H%M%S')
+
+
+def mkdir_and_rename(path: str) -> None:
+    """Make the folder `path`; one that is there already is kept under `path_archived_<time>`."""
+    if os.path.exists(path):
+        kept = f'{path}_archived_{get_time_str()}'
+        number = 1
+        while os.path.exists(kept):
+            number += 1
+            kept = f'{path}_archived_{get_time_str()}_{number}'
+        os.rename(path, kept)
+    os.makedirs(path)
+
+
+@master_only
+def make_exp_dirs(opt: dict) -> None:
+    """Make the folders of an experiment, or of a test's results."""
+    paths = opt['path']
+    mkdir_and_rename(paths['experiments_root'] if opt['is_train'] else paths['results_root'])
+    for key in ('models', 'training_states', 'log', 'visualization'):
+        if key in paths:
+            os.makedirs(paths[key], exist_ok=True)
+
+
+def scandir(
+    dir_path: str | Path, suffix: str | tuple[str, ...] | None = None, recursive: bool = False, full_path: bool = False
+) -> Iterator[str]:
+    """Yield the files of a folder in sorted order, hidden ones left out.
+
+    Args:
+        dir_path: The folder.
+        suffix: Ending, or endings, that file names must have.
+        recursive: Descend into folders that are not hidden.
+        full_path: Yield paths that begin with `dir_path` instead of paths relative to it.
+    """
+    root = os.fspath(dir_path)
+    for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
+        if entry.name.startswith('.'):
+            continue
+        if entry.is_file():
+            if suffix is None or entry.name.endswith(suffix):
+                yield entry.path if full_path else entry.name
+        elif recursive and entry.is_dir():
+            for path in scandir(entry.path, suffix, recursive=True):
+                yield os.path.join(root if full_path else '', entry.name, path)
+
+
+def sizeof_fmt(size: float, suffix: str = 'B') -> str:
+    """A size for people: 1536 -> '1.5 KB'."""
+    for unit in ('', 'K', 'M', 'G', 'T', 'P'):
+        if abs(size) < 1024:
+            return f'{size:.1f} {unit}{suffix}'
+        size /= 1024
+    return f'{size:.1f} E{suffix}'

@@ -1,0 +1,279 @@
+"""Option files: YAML with BasicSR's keys, `_base_` to inherit, and changes from the command line."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import random
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from basicsr.utils.command_line import make_parser
+from basicsr.utils.dist_util import get_dist_info, init_dist
+from basicsr.utils.misc import set_random_seed
+from basicsr.utils.registry import did_you_mean
+
+# Sections that are not listed here (`network_g`, losses, metrics, …) belong to the class that they name, which checks.
+_KEYS: dict[str, set[str]] = {
+    '': {
+        *('name', 'model_type', 'scale', 'num_gpu', 'manual_seed', 'datasets', 'network_g', 'path', 'train', 'val'),
+        *('logger', 'dist_params', 'data_hint', 'quickstart_data', 'suffix', 'crop_border', 'save_img'),
+    },
+    'datasets.*': {
+        *('name', 'type', 'dataroot_gt', 'dataroot_lq', 'meta_info', 'meta_info_file', 'filename_tmpl', 'io_backend'),
+        *('gt_size', 'use_hflip', 'use_rot', 'use_shuffle', 'num_worker_per_gpu', 'batch_size_per_gpu', 'color'),
+        *('dataset_enlarge_ratio', 'prefetch_mode', 'num_prefetch_queue', 'pin_memory', 'persistent_workers'),
+        *('mean', 'std', 'task', 'noise', 'seen'),
+    },
+    'path': {
+        *('pretrain_network_g', 'pretrain_opt', 'strict_load_g', 'param_key_g', 'resume_state', 'output_root'),
+    },
+    'train': {
+        *('ema_decay', 'optim_g', 'scheduler', 'total_iter', 'warmup_iter', 'pixel_opt', 'ldt'),
+    },
+    'val': {
+        *('val_freq', 'save_img', 'suffix', 'metrics', 'tile_size', 'tile_overlap', 'selfensemble_testing'),
+        *('patchwise_testing', 'pbar'),
+    },
+    'logger': {'print_freq', 'save_checkpoint_freq', 'save_best', 'use_tb_logger', 'wandb'},
+    'dist_params': {'backend', 'port'},
+}
+
+_DATA_PATHS = ('dataroot_gt', 'dataroot_lq', 'meta_info', 'meta_info_file')
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which 1e-4 is a number and a key that stands twice is a mistake."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f'the key {key.value!r} stands twice', key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    'tag:yaml.org,2002:float', re.compile(r'^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$'), list('-+0123456789')
+)
+
+
+def _yaml(text: str, source: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, 'problem_mark', None)
+        where = f', line {mark.line + 1}' if mark else ''
+        raise ValueError(f'{source}{where}: {getattr(error, "problem", None) or error}') from error
+
+
+def yaml_load(path: str | Path) -> dict:
+    """Read an option file; files that it names under `_base_` come first and are overridden.
+
+    A section that names another `type` than the base's replaces it; other sections are merged key by key.
+
+    Raises:
+        FileNotFoundError: The file, or a base, is not there.
+        ValueError: No valid YAML, no mapping, or bases that inherit from each other.
+    """
+    return _load(Path(path).resolve(), ())
+
+
+def _load(path: Path, above: tuple[Path, ...]) -> dict:
+    if path in above:
+        raise ValueError(f'{path} inherits from itself: {" -> ".join(file.name for file in (*above, path))}')
+    if not path.is_file():
+        asked = f' (`_base_` of {above[-1]})' if above else ''
+        raise FileNotFoundError(f'there is no option file {path}{asked}')
+    opt = _yaml(path.read_text(), str(path))
+    if not isinstance(opt, dict):
+        raise ValueError(f'{path} holds no options: its top level must be `key: value` lines')
+    bases = opt.pop('_base_', None) or []
+    merged: dict = {}
+    for base in [bases] if isinstance(bases, str) else bases:
+        merged = _merge(merged, _load((path.parent / base).resolve(), (*above, path)))
+    return _merge(merged, opt)
+
+
+def _merge(base: dict, over: dict) -> dict:
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        if isinstance(old, dict) and isinstance(value, dict) and value.get('type', old.get('type')) == old.get('type'):
+            value = _merge(old, value)
+        merged[key] = value
+    return merged
+
+
+def override(opt: dict, assignments: Iterable[str]) -> None:
+    """Apply `a.b=value` assignments in place; values are read as YAML.
+
+    Raises:
+        ValueError: No `=`, a value that is no YAML, or a path through something that is no section.
+    """
+    for assignment in assignments:
+        dotted, sign, text = assignment.partition('=')
+        if not sign:
+            raise ValueError(f'--set {assignment}: write it as a.b=value')
+        *sections, last = dotted.split('.')
+        target = opt
+        for section in sections:
+            if target.get(section) is None:
+                target[section] = {}
+            target = target[section]
+            if not isinstance(target, dict):
+                raise ValueError(f'--set {assignment}: {section} is no section of the options')
+        target[last] = _yaml(text, f'--set {assignment}')
+
+
+def check_keys(opt: dict) -> None:
+    """Refuse keys that nothing reads.
+
+    Raises:
+        ValueError: Every unknown key, with its dotted path and the nearest known one.
+    """
+    mistakes = []
+
+    def check(section: Any, path: str, known: set[str]) -> None:
+        if section is None:
+            return
+        if not isinstance(section, dict):
+            mistakes.append(f'{path} must be a section, not {section!r}')
+            return
+        for key in section:
+            if key not in known:
+                mistakes.append(f'{path}{"." if path else ""}{key}: unknown option{did_you_mean(key, known)}')
+
+    check(opt, '', _KEYS[''])
+    for name, known in _KEYS.items():
+        if name == 'datasets.*':
+            datasets = opt.get('datasets')
+            for phase in datasets if isinstance(datasets, dict) else []:
+                check(datasets[phase], f'datasets.{phase}', known)
+        elif name:
+            check(opt.get(name), name, known)
+    mistakes += [f'{key}: missing' for key in ('name', 'model_type', 'network_g', 'datasets') if not opt.get(key)]
+    if mistakes:
+        raise ValueError('the options have mistakes:\n  ' + '\n  '.join(mistakes))
+
+
+def parse_options(
+    root_path: str, is_train: bool = True, args: argparse.Namespace | None = None
+) -> tuple[dict, argparse.Namespace]:
+    """Read the command line and its option file.
+
+    Args:
+        root_path: Folder of the project: relative paths in the file start there.
+        is_train: Training, or testing.
+        args: A parsed command line; None parses `sys.argv`.
+
+    Returns:
+        The resolved options, and the command line with the options as they were written, merged, in `merged`.
+
+    Raises:
+        FileNotFoundError, ValueError: The file is missing, broken, or has mistakes; all are named.
+    """
+    args = args or make_parser(is_train).parse_args()
+    root = Path(root_path)
+    file = Path(args.opt)
+    opt = yaml_load(file if file.exists() or file.is_absolute() else root / file)
+    override(opt, args.set)
+    # A variant drops a data set of its base by `train: ~`.
+    opt['datasets'] = {phase: dataset for phase, dataset in (opt.get('datasets') or {}).items() if dataset is not None}
+    check_keys(opt)
+    args.merged = copy.deepcopy(opt)
+    if args.launcher != 'none':
+        init_dist(args.launcher, **(opt.get('dist_params') or {}))
+    opt['logger'] = opt.get('logger') or {}
+    rank, world_size = get_dist_info()
+    opt.update(is_train=is_train, dist=world_size > 1, rank=rank, world_size=world_size)
+    opt['auto_resume'] = getattr(args, 'auto_resume', False)
+    _resolve_device(opt)
+    if opt.get('manual_seed') is None:
+        opt['manual_seed'] = random.randint(1, 10000)
+    set_random_seed(opt['manual_seed'] + rank)
+    resolve_datasets(opt, root)
+    _resolve_paths(opt, root)
+    return opt, args
+
+
+def _resolve_device(opt: dict) -> None:
+    wanted = opt.get('num_gpu', 'auto')
+    there = torch.cuda.device_count()
+    opt['num_gpu'] = there if wanted == 'auto' else min(int(wanted), there)
+
+
+def resolve_datasets(opt: dict, root: Path) -> None:
+    """Fill in phase, name and scale of each data set, and let its relative paths start at `root`."""
+    for phase, dataset in opt['datasets'].items():
+        dataset['phase'] = phase.split('_')[0]
+        dataset.setdefault('name', phase)
+        if 'scale' in opt:
+            dataset['scale'] = opt['scale']
+        for key in _DATA_PATHS:
+            if dataset.get(key):
+                dataset[key] = str(root / Path(dataset[key]).expanduser())
+
+
+def _resolve_paths(opt: dict, root: Path) -> None:
+    paths = opt['path'] = opt.get('path') or {}
+    for key in ('pretrain_network_g', 'resume_state', 'pretrain_opt'):
+        if paths.get(key):
+            paths[key] = str(root / Path(paths[key]).expanduser())
+    output = root / Path(paths.get('output_root') or '.').expanduser()
+    if opt['is_train']:
+        folder = output / 'experiments' / opt['name']
+        paths.update(
+            experiments_root=str(folder),
+            models=str(folder / 'models'),
+            training_states=str(folder / 'training_states'),
+            tb_logger=str(output / 'tb_logger' / opt['name']),
+        )
+    else:
+        folder = output / 'results' / opt['name']
+        paths['results_root'] = str(folder)
+    paths.update(log=str(folder), visualization=str(folder / 'visualization'))
+
+
+def missing_data(opt: dict) -> list[str]:
+    """The folders and files of `datasets` that are not there, each with its option."""
+    return [
+        f'datasets.{phase}.{key}: {dataset[key]}'
+        for phase, dataset in opt['datasets'].items()
+        for key in _DATA_PATHS
+        if dataset.get(key) and not Path(dataset[key]).exists()
+    ]
+
+
+def check_files(opt: dict) -> None:
+    """Make sure that data and pre-trained weights are there, before anything is built.
+
+    Raises:
+        FileNotFoundError: Names all that is missing, and says how to get it where the options do (`data_hint`).
+    """
+    missing = missing_data(opt)
+    hint = f'\n{opt["data_hint"]}' if missing and opt.get('data_hint') else ''
+    weights = opt['path'].get('pretrain_network_g')
+    if weights and not Path(weights).is_file():
+        missing.append(f'path.pretrain_network_g: {weights}')
+        hint += '\nWhere to get weights: experiments/pretrained_models/README.md'
+    if missing:
+        raise FileNotFoundError('not there:\n  ' + '\n  '.join(missing) + hint)
+
+
+def dict2str(opt: dict) -> str:
+    """Options as YAML text."""
+    return yaml.safe_dump(opt, sort_keys=False, default_flow_style=None, width=120)
+
+
+def copy_opt_file(opt: dict, experiments_root: str) -> None:
+    """Write `opt` to `options.yml` in the experiment's folder, from where it can be run again."""
+    (Path(experiments_root) / 'options.yml').write_text(dict2str(opt))

@@ -1,0 +1,198 @@
+"""Figures that a run leaves behind: the score of every layer, and pictures side by side."""
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+STABLE_COLOUR, UNSTABLE_COLOUR = '#0072B2', '#D55E00'  # blue and vermilion of Okabe and Ito's colour-blind-safe set
+NAMED_LAYERS = 60
+GROUP_DEPTH = 2
+LABELS_ACROSS = 50
+CELL_INCHES = 2.2
+
+Cell = np.ndarray | tuple[np.ndarray, str]
+
+
+def plot_layer_scores(
+    scores: Mapping[str, float], unstable: Collection[str], path: str | os.PathLike, title: str = ''
+) -> None:
+    """Draws the score of every layer over its place in the network, and writes the figure as a PNG.
+
+    The scores are on a logarithmic axis. Where they are not all positive, it is a symmetric one, linear around zero.
+    The threshold between the two groups is drawn where one score separates them.
+
+    Args:
+        scores: score by layer name, in network order.
+        unstable: names of the unstable layers; the others are stable.
+        path: of the PNG file, whose folder is made if need be.
+        title: above the figure.
+
+    Raises:
+        ValueError: there are no scores, a score is not finite, or an unstable layer has no score.
+    """
+    names, values = _check_scores(scores, unstable)
+    few = len(names) < NAMED_LAYERS
+    figure = Figure(figsize=(max(8.0, 0.19 * len(names)) if few else 11.0, 6.0 if few else 4.8), layout='constrained')
+    axes = figure.add_subplot(xlabel='layer' if few else 'layer, in network order', ylabel='score')
+    position, is_unstable = np.arange(len(names)), np.isin(names, list(unstable))
+    for mask, label, colour, marker in (
+        (~is_unstable, 'stable', STABLE_COLOUR, 'o'),
+        (is_unstable, 'unstable', UNSTABLE_COLOUR, '^'),
+    ):
+        size = 26 if few else max(6.0, 26 - len(names) / 40)
+        axes.scatter(
+            position[mask], values[mask], s=size, c=colour, marker=marker, lw=0, label=f'{label}: {mask.sum()} layers'
+        )
+    _scale_scores(axes, values)
+    _draw_threshold(axes, values[~is_unstable], values[is_unstable])
+    if few:
+        axes.set_xticks(position, names, rotation=90, fontsize=8, family='monospace')
+    else:
+        _label_groups(axes, names)
+    axes.set_xlim(-0.01 * len(names) - 0.5, 1.01 * len(names) - 0.5)
+    axes.grid(axis='y', color='0.9', lw=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[['top', 'right']].set_visible(False)
+    figure.legend(loc='outside upper right', ncols=3, frameon=False, fontsize=9)
+    if title:
+        axes.set_title(title, loc='left', fontsize=11)
+    _save(figure, path, dpi=150)
+
+
+def crop_sheet(
+    rows: Sequence[tuple[str, Sequence[Cell]]], column_titles: Sequence[str], path: str | os.PathLike
+) -> None:
+    """Writes pictures side by side: a row each picture, a column each method.
+
+    Args:
+        rows: label of each row, and its cells: a uint8 BGR picture (height, width, 3), or such a picture and a caption.
+        column_titles: one for each cell of a row.
+        path: of the PNG file, whose folder is made if need be.
+
+    Raises:
+        ValueError: there are no rows, a row has another number of cells, or a cell is no uint8 BGR picture.
+    """
+    if not rows or not column_titles:
+        raise ValueError('a crop sheet needs at least one row and one column')
+    for label, cells in rows:
+        if len(cells) != len(column_titles):
+            raise ValueError(f'row {label!r} has {len(cells)} cells for {len(column_titles)} columns; give one each')
+    grid = [[_picture_and_caption(cell, label) for cell in cells] for label, cells in rows]
+    captioned = any(caption for row in grid for _, caption in row)
+    aspects = [max(img.shape[0] / img.shape[1] for img, _ in row) for row in grid]
+    heights = [CELL_INCHES * aspect + (0.22 if captioned else 0) for aspect in aspects]
+    figure = Figure(figsize=(CELL_INCHES * len(column_titles) + 0.3, sum(heights) + 0.25), layout='constrained')
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    axes = figure.subplots(len(rows), len(column_titles), squeeze=False, height_ratios=heights)
+    for axes_row, row, (label, _) in zip(axes, grid, rows, strict=True):
+        axes_row[0].set_ylabel(label, fontsize=9)
+        for cell, (img, caption) in zip(axes_row, row, strict=True):
+            cell.imshow(cv2.cvtColor(img, cv2.COLOR_BGR2RGB))
+            cell.set(xticks=[], yticks=[])
+            cell.spines[:].set_visible(False)
+            cell.set_xlabel(caption, fontsize=8, labelpad=2)
+    for cell, title in zip(axes[0], column_titles, strict=True):
+        cell.set_title(title, fontsize=10, pad=4)
+    _save(figure, path, dpi=200, bbox_inches='tight', pad_inches=0.05)
+
+
+def most_detailed_crop(img: np.ndarray, size: int) -> tuple[int, int]:
+    """Finds the window with most local detail, measured as the energy of the gradient of its luma.
+
+    Args:
+        img: uint8 or float picture, (height, width) or BGR (height, width, 3).
+        size: side of the window, at most the shorter side of the picture.
+
+    Returns:
+        Top-left corner (y, x) of the window, multiples of 4.
+
+    Raises:
+        ValueError: the window does not fit in the picture.
+    """
+    height, width = img.shape[:2]
+    if not 0 < size <= min(height, width):
+        raise ValueError(f'a crop of {size} px does not fit in a picture of {height} x {width}; choose a smaller one')
+    luma = img.astype(np.float32)
+    if luma.ndim == 3:
+        luma = cv2.cvtColor(luma, cv2.COLOR_BGR2GRAY)
+    energy = cv2.Sobel(luma, cv2.CV_32F, 1, 0) ** 2 + cv2.Sobel(luma, cv2.CV_32F, 0, 1) ** 2
+    total = cv2.integral(energy, sdepth=cv2.CV_64F)
+    window = total[size:, size:] - total[:-size, size:] - total[size:, :-size] + total[:-size, :-size]
+    y, x = np.unravel_index(np.argmax(window[::4, ::4]), window[::4, ::4].shape)
+    return 4 * int(y), 4 * int(x)
+
+
+def _check_scores(scores: Mapping[str, float], unstable: Collection[str]) -> tuple[list[str], np.ndarray]:
+    names, values = list(scores), np.array(list(scores.values()), dtype=float)
+    if not names:
+        raise ValueError('there are no layer scores to plot; pass the scores that score_layers returned')
+    broken = [name for name, value in zip(names, values, strict=True) if not np.isfinite(value)]
+    if broken:
+        raise ValueError(f'the scores of {broken[:5]} are not finite; the gradients overflowed, so score again')
+    unknown = sorted(set(unstable) - set(names))
+    if unknown:
+        raise ValueError(f'unstable layers {unknown[:5]} have no score; pass the partition made of these scores')
+    return names, values
+
+
+def _scale_scores(axes: Axes, values: np.ndarray) -> None:
+    sizes = np.abs(values[values != 0])
+    if not sizes.size:
+        return
+    if values.min() > 0:
+        axes.set_yscale('log')
+    else:
+        axes.set_yscale('symlog', linthresh=float(sizes.min()))
+
+
+def _draw_threshold(axes: Axes, stable: np.ndarray, unstable: np.ndarray) -> None:
+    if not stable.size or not unstable.size or stable.max() > unstable.min():
+        return
+    low, high = stable.max(), unstable.min()
+    threshold = float(np.sqrt(low * high)) if low > 0 else float(low + high) / 2
+    axes.axhline(threshold, color='0.35', lw=1, ls='--', zorder=0, label=f'threshold: {threshold:.3g}')
+
+
+def _label_groups(axes: Axes, names: Sequence[str]) -> None:
+    """Labels and separates runs of layers whose names begin alike: the longest first, then others where there is room.
+
+    Names that begin alike share their first two components, the last one apart: `layers.0`, `conv_first`.
+    """
+    prefixes = ['.'.join(name.split('.')[:-1][:GROUP_DEPTH]) or name for name in names]
+    starts = [i for i, prefix in enumerate(prefixes) if i == 0 or prefix != prefixes[i - 1]]
+    groups = list(zip(starts, [*starts[1:], len(names)], strict=True))
+    labelled: dict[float, str] = {}
+    for start, end in sorted(groups, key=lambda group: group[0] - group[1]):
+        centre = (start + end - 1) / 2
+        if all(abs(centre - other) >= len(names) / LABELS_ACROSS for other in labelled):
+            labelled[centre] = prefixes[start]
+            for edge in {start, end} - {0, len(names)}:
+                axes.axvline(edge - 0.5, color='0.85', lw=0.6, zorder=0)
+    axes.set_xticks(
+        list(labelled), list(labelled.values()), rotation=45, ha='right', rotation_mode='anchor', fontsize=8
+    )
+
+
+def _picture_and_caption(cell: Cell, label: str) -> tuple[np.ndarray, str]:
+    img, caption = cell if isinstance(cell, tuple) else (cell, '')
+    if img.dtype != np.uint8 or img.ndim != 3 or img.shape[2] != 3:
+        raise ValueError(f'row {label!r} has a cell of {img.dtype} {img.shape}; give uint8 BGR (height, width, 3)')
+    return img, caption
+
+
+def _save(figure: Figure, path: str | os.PathLike, **options) -> None:
+    """Writes a figure as PNG through a temporary file, so that `path` is never half written."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    try:
+        FigureCanvasAgg(figure).print_figure(temporary, format='png', **options)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,19 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+REQUIREMENTS = [line for line in (ROOT / 'requirements.txt').read_text().splitlines() if not line.startswith('#')]
+
+setup(
+    name='layer-decomposition-training',
+    version='0.1.0',
+    description='Layer-Decomposition Training: networks that hold up on domains they never saw; MambaIR on any machine',
+    long_description=(ROOT / 'README.md').read_text(),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    python_requires='>=3.10',
+    packages=find_packages(include=['ldt', 'ldt.*', 'basicsr', 'basicsr.*']),
+    install_requires=REQUIREMENTS,
+    extras_require={'test': ['pytest>=7.4'], 'dev': ['pytest>=7.4', 'ruff>=0.6']},
+)

@@ -1,0 +1,123 @@
+import argparse
+
+import pytest
+
+from basicsr.utils.options import check_files, dict2str, override, parse_options, yaml_load
+
+MINIMAL = """
+name: trial
+model_type: SRModel
+scale: 2
+network_g: {type: Bicubic, upscale: 2}
+datasets:
+  val_1: {type: PairedImageDataset, dataroot_gt: data/HR, dataroot_lq: data/LR}
+"""
+
+
+def write(folder, name, text):
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def parse(tmp_path, text=MINIMAL, assignments=(), is_train=True):
+    path = write(tmp_path, 'trial.yml', text)
+    args = argparse.Namespace(opt=str(path), set=list(assignments), launcher='none', auto_resume=False)
+    return parse_options(str(tmp_path), is_train, args)
+
+
+def test_numbers_tags_and_nothing(tmp_path):
+    text = 'a: 1e-4\nb: 1E5\nc: !!float 5e3\nd: 2.5e+3\ne: ~\nf: 1.\ng: 0.99\nh: 1e4x\ni: "1e-4"\nj: -3e2'
+    assert yaml_load(write(tmp_path, 'a.yml', text)) == {
+        **{'a': 1e-4, 'b': 1e5, 'c': 5000.0, 'd': 2500.0, 'e': None, 'f': 1.0, 'g': 0.99, 'h': '1e4x', 'i': '1e-4'},
+        'j': -300.0,
+    }
+
+
+def test_base_is_inherited_and_a_changed_type_replaces(tmp_path):
+    (tmp_path / 'sub').mkdir()
+    write(tmp_path, 'base.yml', 'a: {x: 1, y: 2}\nnet: {type: A, width: 3}\nloss: {type: L1, w: 1}\nlist: [1, 2]')
+    write(tmp_path, 'mid.yml', '_base_: base.yml\na: {y: 3}')
+    path = write(tmp_path / 'sub', 'top.yml', '_base_: ../mid.yml\nnet: {type: B}\nloss: {w: 2}\nlist: [3]')
+    assert yaml_load(path) == {
+        'a': {'x': 1, 'y': 3},
+        'net': {'type': 'B'},
+        'loss': {'type': 'L1', 'w': 2},
+        'list': [3],
+    }
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('_base_: b.yml', r'inherits from itself: b\.yml -> b\.yml'),
+        ('_base_: who.yml', r'no option file .*who\.yml \(`_base_` of .*b\.yml\)'),
+        ('a: [1, 2', r'b\.yml, line 1'),
+        ('a: 1\nb: 2\na: 3', r"b\.yml, line 3: the key 'a' stands twice"),
+        ('just words', 'holds no options'),
+    ],
+)
+def test_broken_files_are_named(tmp_path, text, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        yaml_load(write(tmp_path, 'b.yml', text))
+
+
+def test_command_line_values_are_yaml():
+    opt = {'train': {'lr': 1, 'ldt': None}, 'name': 'a'}
+    override(opt, ['train.lr=1e-4', 'train.ldt.ratio=0.4', 'path.resume=~', 'train.betas=[0, 0.9]', 'name=x=y'])
+    assert opt == {
+        'train': {'lr': 1e-4, 'ldt': {'ratio': 0.4}, 'betas': [0, 0.9]},
+        'path': {'resume': None},
+        'name': 'x=y',
+    }
+    for assignment, message in {
+        'train.lr': 'a.b=value',
+        'name.x=1': 'name is no section',
+        'train.lr=[': '--set',
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            override(opt, [assignment])
+
+
+def test_resolved_options(tmp_path):
+    opt, args = parse(tmp_path, assignments=['manual_seed=3'])
+    assert opt['datasets']['val_1']['phase'] == 'val'
+    assert opt['datasets']['val_1']['scale'] == 2
+    assert opt['datasets']['val_1']['dataroot_gt'] == str(tmp_path / 'data/HR')
+    assert opt['path']['models'] == str(tmp_path / 'experiments/trial/models')
+    assert (opt['rank'], opt['world_size'], opt['dist'], opt['manual_seed']) == (0, 1, False, 3)
+    assert yaml_load(write(tmp_path, 'again.yml', dict2str(args.merged))) == args.merged
+    opt, _ = parse(tmp_path, assignments=['path.output_root=elsewhere'], is_train=False)
+    assert opt['path']['results_root'] == str(tmp_path / 'elsewhere/results/trial')
+    assert 'models' not in opt['path']
+
+
+def test_all_mistakes_at_once(tmp_path):
+    text = (
+        MINIMAL.replace('dataroot_gt', 'dataroot_gtt').replace('name: trial', 'nam: trial') + 'train: {total_iters: 5}'
+    )
+    with pytest.raises(ValueError) as error:
+        parse(tmp_path, text)
+    for part in (
+        "nam: unknown option; did you mean 'name'?",
+        "datasets.val_1.dataroot_gtt: unknown option; did you mean 'dataroot_gt'?",
+        "train.total_iters: unknown option; did you mean 'total_iter'?",
+        'name: missing',
+    ):
+        assert part in str(error.value)
+
+
+def test_missing_data_and_weights_are_all_named(tmp_path):
+    opt, _ = parse(tmp_path, MINIMAL + 'data_hint: ask the authors\npath: {pretrain_network_g: w.pth}')
+    (tmp_path / 'data' / 'HR').mkdir(parents=True)
+    with pytest.raises(FileNotFoundError) as error:
+        check_files(opt)
+    text = str(error.value)
+    assert f'datasets.val_1.dataroot_lq: {tmp_path / "data/LR"}' in text
+    assert 'dataroot_gt' not in text
+    assert f'path.pretrain_network_g: {tmp_path / "w.pth"}' in text
+    assert 'ask the authors' in text and 'pretrained_models/README.md' in text
+    (tmp_path / 'data' / 'LR').mkdir()
+    (tmp_path / 'w.pth').touch()
+    check_files(opt)
+    assert opt['path']['pretrain_network_g'].endswith('w.pth')
