@@ -25,7 +25,7 @@ from basicsr.models import build_model
 from basicsr.utils.checkpoint import load_checkpoint
 from basicsr.utils.command_line import make_parser, run_from_command_line
 from basicsr.utils.logger import AvgTimer, MessageLogger, get_env_info, get_root_logger, init_tb_logger
-from basicsr.utils.misc import make_exp_dirs
+from basicsr.utils.misc import make_exp_dirs, set_random_seed
 from basicsr.utils.options import (
     check_files,
     copy_opt_file,
@@ -141,6 +141,7 @@ def train_pipeline(root_path: str, args: argparse.Namespace | None = None) -> No
     opt, args = parse_options(root_path, is_train=True, args=args)
     logger = get_root_logger()
     prepare(root_path, opt, args)
+    set_random_seed(opt['manual_seed'] + opt['rank'])  # a pre-training drew on it, where there was one
     check_files(opt)
     train_loader, sampler, val_loaders, _, _ = create_train_val_dataloader(opt, logger)
 
