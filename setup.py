@@ -14,6 +14,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['ldt', 'ldt.*', 'basicsr', 'basicsr.*']),
+    package_data={'basicsr': ['ops/selective_scan/csrc/*.cpp']},
     install_requires=REQUIREMENTS,
     extras_require={'test': ['pytest>=7.4'], 'dev': ['pytest>=7.4', 'ruff>=0.6']},
 )

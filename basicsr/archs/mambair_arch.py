@@ -74,6 +74,7 @@ class SS2D(nn.Module):
         dt_rank: Rank of the step's projection, or 'auto' for ceil(C / 16).
         dt_min, dt_max: Range of the initial steps.
         dt_init_floor: Smallest initial step.
+        scan_backend: Backend of the selective scan; None chooses the best that works.
     """
 
     directions = 4
@@ -88,10 +89,11 @@ class SS2D(nn.Module):
         dt_min: float = 0.001,
         dt_max: float = 0.1,
         dt_init_floor: float = 1e-4,
+        scan_backend: str | None = None,
     ) -> None:
         super().__init__()
         inner = int(expand * d_model)
-        self.d_state = d_state
+        self.d_state, self.scan_backend = d_state, scan_backend
         self.dt_rank = math.ceil(d_model / 16) if dt_rank == 'auto' else int(dt_rank)
         self.in_proj = nn.Linear(d_model, 2 * inner, bias=False)
         self.conv2d = nn.Conv2d(inner, inner, d_conv, padding=(d_conv - 1) // 2, groups=inner)
@@ -114,22 +116,16 @@ class SS2D(nn.Module):
         self.dt_projs_bias.uniform_(math.log(dt_min), math.log(dt_max)).exp_().clamp_(min=dt_init_floor)
         self.dt_projs_bias.add_(torch.log(-torch.expm1(-self.dt_projs_bias)))
 
-    def _paths(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, 4, C, H * W): by rows, by columns, and both backwards."""
-        forwards = torch.stack([x.flatten(2), x.transpose(2, 3).flatten(2)], 1)
-        return torch.cat([forwards, forwards.flip(-1)], 1)
-
-    def _add_paths(self, y: Tensor, height: int, width: int) -> Tensor:
-        """(N, 4, C, H * W) -> (N, H, W, C): undo `_paths` and add."""
-        rows, columns = (y[:, :2] + y[:, 2:].flip(-1)).unbind(1)
-        return rows.unflatten(-1, (height, width)).permute(0, 2, 3, 1) + columns.unflatten(-1, (width, height)).permute(
-            0, 3, 2, 1
-        )
-
     def _scan(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, H, W, C)."""
-        paths = self._paths(x)
-        projected = torch.einsum('bkdl,kcd->bkcl', paths, self.x_proj_weight)
+        """(N, C, H, W) -> (N, H, W, C).
+
+        The picture is laid out twice, by rows and by columns; the scan walks each forwards and, for its last two
+        groups, backwards. Projections are pointwise in time, so they see no direction.
+        """
+        height, width = x.shape[2:]
+        paths = torch.stack([x.flatten(2), x.transpose(2, 3).flatten(2)], 1)
+        weight = self.x_proj_weight.unflatten(0, (2, 2))
+        projected = torch.einsum('bpdl,qpcd->bqpcl', paths, weight).flatten(1, 2)
         dts, B, C = projected.split([self.dt_rank, self.d_state, self.d_state], 2)
         dts = torch.einsum('bkrl,kdr->bkdl', dts, self.dt_projs_weight)
         y = selective_scan(
@@ -141,8 +137,12 @@ class SS2D(nn.Module):
             self.Ds,
             self.dt_projs_bias.flatten(),
             delta_softplus=True,
+            backend=self.scan_backend,
+            reverse_groups=2,
         )
-        return self._add_paths(y.view_as(paths), *x.shape[2:])
+        rows, columns = y.unflatten(1, (2, 2, -1)).sum(1).unbind(1)
+        rows = rows.unflatten(-1, (height, width)).permute(0, 2, 3, 1)
+        return rows + columns.unflatten(-1, (width, height)).permute(0, 3, 2, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, H, W, C) -> (N, H, W, C)."""
@@ -162,10 +162,11 @@ class VSSBlock(nn.Module):
         d_state: int = 16,
         expand: float = 2.0,
         is_light_sr: bool = False,
+        scan_backend: str | None = None,
     ) -> None:
         super().__init__()
         self.ln_1 = norm_layer(hidden_dim)
-        self.self_attention = SS2D(hidden_dim, d_state=d_state, expand=expand)
+        self.self_attention = SS2D(hidden_dim, d_state=d_state, expand=expand, scan_backend=scan_backend)
         self.drop_path = StochasticDepth(drop_path, 'row')
         self.skip_scale = nn.Parameter(torch.ones(hidden_dim))
         self.conv_blk = CAB(hidden_dim, is_light_sr)
@@ -252,6 +253,7 @@ class MambaIR(nn.Module):
         img_range: 1.0, or 255.0.
         upsampler: 'pixelshuffle' (classical SR), 'pixelshuffledirect' (lightweight SR), or '' (denoising).
         resi_connection: '1conv' or '3conv'.
+        scan_backend: Backend of the selective scan; None chooses the best that works.
 
     Raises:
         ValueError: An upsampler or residual connection that is unknown, a patch size other than 1, too few channels.
@@ -275,6 +277,7 @@ class MambaIR(nn.Module):
         img_range: float = 1.0,
         upsampler: str = '',
         resi_connection: str = '1conv',
+        scan_backend: str | None = None,
     ) -> None:
         super().__init__()
         if upsampler not in ('pixelshuffle', 'pixelshuffledirect', '', None):
@@ -295,7 +298,7 @@ class MambaIR(nn.Module):
         self.layers = nn.ModuleList()
         for depth in depths:
             blocks = [
-                VSSBlock(embed_dim, next(rates), norm_layer, d_state, mlp_ratio, is_light_sr=light)
+                VSSBlock(embed_dim, next(rates), norm_layer, d_state, mlp_ratio, light, scan_backend)
                 for _ in range(depth)
             ]
             self.layers.append(ResidualGroup(BasicLayer(blocks, use_checkpoint), embed_dim, resi_connection))

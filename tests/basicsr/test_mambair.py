@@ -7,7 +7,7 @@ import torch
 
 from basicsr.archs import build_network
 from basicsr.archs.mambair_arch import MambaIR
-from basicsr.ops import selective_scan as scan
+from basicsr.ops.selective_scan import available_backends
 from tests.recipe import batch, fill
 
 FOLDER = Path(__file__).parents[1] / 'golden'
@@ -15,12 +15,11 @@ GOLDEN = json.loads((FOLDER / 'mambair.json').read_text())
 OUTPUTS = np.load(FOLDER / 'mambair.npz')
 
 
-@pytest.mark.parametrize('backend', ['reference', 'torch'])
+@pytest.mark.parametrize('backend', available_backends('cpu'))
 @pytest.mark.parametrize('case', GOLDEN)
-def test_golden(case, backend, monkeypatch):
-    monkeypatch.setattr(scan, '_chosen', lambda device: backend)
+def test_golden(case, backend):
     expected = GOLDEN[case]
-    net = fill(MambaIR(**expected['arch']), expected['seed']).eval()
+    net = fill(MambaIR(**expected['arch'], scan_backend=backend), expected['seed']).eval()
     assert {name: list(value.shape) for name, value in net.state_dict().items()} == expected['keys']
     assert list(net.state_dict()) == list(expected['keys'])
     size, _, height, width = expected['lq_shape']

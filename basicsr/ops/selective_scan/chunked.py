@@ -13,61 +13,93 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad, softplus
+from torch.nn import functional as F
 
 _BLOCK = 1 << 21
 """Most floats in one of the (T, K, rows, dim, state) tensors of a block, unless a single row has more."""
 
 
-def chunked_scan(u, delta, A, B, C, D, delta_bias, delta_softplus: bool) -> Tensor:
-    """`selective_scan`, forward and backward, on any device; all inputs of one floating type."""
-    batch, channels, length = u.shape
-    if length == 0:
-        return torch.zeros_like(u)
-    groups = B.shape[1]
-    if delta_bias is not None:
-        delta = delta + delta_bias[:, None]
-    if delta_softplus:
-        delta = softplus(delta)
-    rows = (batch * groups, channels // groups, length)
-    A_rows = A.view(1, groups, -1, A.shape[1]).expand(batch, -1, -1, -1).flatten(0, 1)
-    y = _Scan.apply(u.reshape(rows), delta.reshape(rows), A_rows, B.flatten(0, 1), C.flatten(0, 1)).view_as(u)
-    return y if D is None else y + D[:, None] * u
+def kept_shape(delta: Tensor, state: int) -> tuple[int, ...]:
+    """Nothing is kept for backward."""
+    return (0,)
 
 
-class _Scan(torch.autograd.Function):
-    """y for u, delta (rows, dim, length), A (rows, dim, state), B, C (rows, state, length)."""
-
-    @staticmethod
-    def forward(ctx, u, delta, A, B, C):
-        ctx.save_for_backward(u, delta, A, B, C)
-        y = torch.empty_like(u)
-        for rows in _blocks(u, A):
-            block = _Block.of(u[rows], delta[rows], A[rows], B[rows], C[rows])
-            y[rows] = _leave(block.outputs(), u.shape[-1])
-        return y
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
-        inputs = ctx.saved_tensors
-        gradients = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in inputs]
-        for rows in _blocks(inputs[0], inputs[2]):
-            parts = _Block.of(*(tensor[rows] for tensor in inputs)).gradients(grad[rows])
-            for gradient, part in zip(gradients, parts, strict=True):
-                gradient[rows] = part
-        return tuple(gradients)
+def forward(u, delta, A, B, C, D, bias, softplus: bool, backwards: int, keep: bool) -> tuple[Tensor, Tensor]:
+    """y, (batch, groups, dim, length), and an empty tensor; shapes are those of `operator.py`."""
+    y = torch.empty_like(delta)
+    if delta.numel():
+        inputs = _Inputs.of(u, delta, A, B, C, bias, softplus, backwards)
+        for rows in inputs.blocks():
+            y.flatten(0, 1)[rows] = _leave(inputs.block(rows).outputs(), y.shape[-1])
+        y = _walked(y, backwards)
+        if D is not None:
+            y = y + D.unsqueeze(-1) * _by_group(u, delta)
+    return y, delta.new_empty(0)
 
 
-def _blocks(u: Tensor, A: Tensor) -> list[slice]:
-    per_row = u.shape[1] * u.shape[2] * A.shape[2]
-    size = max(1, _BLOCK // max(1, per_row))
-    return [slice(start, start + size) for start in range(0, u.shape[0], size)]
+def backward(grad, u, delta, A, B, C, D, bias, kept, softplus: bool, backwards: int) -> tuple[Tensor, ...]:
+    """Gradients by u, delta, A, B, C, D and bias, of their shapes."""
+    inputs = _Inputs.of(u, delta, A, B, C, bias, softplus, backwards)
+    parts = [torch.empty_like(tensor) for tensor in (inputs.u, inputs.delta, inputs.A, inputs.B, inputs.C)]
+    grad_rows = _walked(grad, backwards).flatten(0, 1)
+    for rows in inputs.blocks():
+        for whole, part in zip(parts, inputs.block(rows).gradients(grad_rows[rows]), strict=True):
+            whole[rows] = part
+    grad_u, grad_delta, grad_A, grad_B, grad_C = (part.unflatten(0, delta.shape[:2]) for part in parts)
+    grad_u, grad_delta, grad_B, grad_C = (_walked(part, backwards) for part in (grad_u, grad_delta, grad_B, grad_C))
+    if softplus:
+        raw = delta if bias is None else delta + bias.unsqueeze(-1)
+        grad_delta = grad_delta * torch.sigmoid(raw)
+    if D is not None:
+        grad_u = grad_u + D.unsqueeze(-1) * grad
+    grad_D = (grad * _by_group(u, delta)).sum((0, -1))
+    grad_u = grad_u.unflatten(1, (-1, u.shape[1])).sum(1)
+    return grad_u, grad_delta, grad_A.sum(0), grad_B, grad_C, grad_D, grad_delta.sum((0, -1))
+
+
+def _by_group(u: Tensor, delta: Tensor) -> Tensor:
+    """u repeated, so that every group has its own."""
+    return u.repeat(1, delta.shape[1] // u.shape[1], 1, 1)
+
+
+def _walked(tensor: Tensor, backwards: int) -> Tensor:
+    """Turn the last `backwards` groups of (batch, groups, …, length) round in time."""
+    if not backwards:
+        return tensor
+    ahead = tensor.shape[1] - backwards
+    return torch.cat([tensor[:, :ahead], tensor[:, ahead:].flip(-1)], 1)
+
+
+@dataclass
+class _Inputs:
+    """One row a (batch, group): u, delta (rows, dim, length), A (rows, dim, state), B, C (rows, state, length)."""
+
+    u: Tensor
+    delta: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+
+    @classmethod
+    def of(cls, u, delta, A, B, C, bias, softplus: bool, backwards: int) -> _Inputs:
+        step = delta if bias is None else delta + bias.unsqueeze(-1)
+        step = F.softplus(step) if softplus else step
+        in_time = (_walked(tensor, backwards).flatten(0, 1) for tensor in (_by_group(u, delta), step, B, C))
+        u, step, B, C = in_time
+        return cls(u, step, A.expand(delta.shape[0], *A.shape).flatten(0, 1), B, C)
+
+    def blocks(self) -> list[slice]:
+        per_row = self.u.shape[1] * self.u.shape[2] * self.A.shape[2]
+        size = max(1, _BLOCK // max(1, per_row))
+        return [slice(start, start + size) for start in range(0, self.u.shape[0], size)]
+
+    def block(self, rows: slice) -> _Block:
+        return _Block.of(self.u[rows], self.delta[rows], self.A[rows], self.B[rows], self.C[rows])
 
 
 def _enter(tensor: Tensor, steps: int) -> Tensor:
     """(rows, features, length) -> (T, K, rows, features), padded with zeros: a step of size zero changes no state."""
-    tensor = pad(tensor, (0, -tensor.shape[-1] % steps))
+    tensor = F.pad(tensor, (0, -tensor.shape[-1] % steps))
     return tensor.unflatten(-1, (-1, steps)).permute(3, 2, 0, 1).contiguous()
 
 
