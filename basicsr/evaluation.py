@@ -112,12 +112,12 @@ def _crops(results: dict[str, dict[str, ImageResults]], loaders: list[Any], pict
     """Write a sheet with a row a domain: the most detailed crop of a picture, each domain another one."""
     rows = []
     for place, loader in enumerate(loaders[:_MOST_ROWS]):
-        domain, paths = loader.dataset.opt['name'], getattr(loader.dataset, 'paths', [])
-        gt_path = paths[place % len(paths)]['gt_path'] if paths and isinstance(paths[0], dict) else None
-        if gt_path is None:
+        domain, pairs = loader.dataset.opt['name'], getattr(loader.dataset, 'paths', [])
+        if not pairs or not isinstance(pairs[0], dict):
             continue
-        name = os.path.splitext(os.path.basename(gt_path))[0]
-        gt = cv2.imread(gt_path)
+        pair = pairs[place % len(pairs)]
+        name = os.path.splitext(os.path.basename(pair['lq_path']))[0]
+        gt = cv2.imread(pair['gt_path'])
         top, left = most_detailed_crop(gt, min(_CROP, *gt.shape[:2]))
         window = (slice(top, top + _CROP), slice(left, left + _CROP))
         cells = []

@@ -13,7 +13,6 @@ ROOT = Path(__file__).resolve().parents[1]
 if __name__ == '__main__':
     runpy.run_path(str(ROOT / 'basicsr' / 'utils' / 'own_copy.py'))['use_own_copy'](ROOT)
 
-import torch.distributed as dist
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -21,11 +20,13 @@ from basicsr.data import build_dataloader, build_dataset
 from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.data.prefetch_dataloader import CPUPrefetcher, CUDAPrefetcher
 from basicsr.evaluation import compare
+from basicsr.metrics import check_metrics
 from basicsr.models import build_model
 from basicsr.utils.checkpoint import load_checkpoint
 from basicsr.utils.command_line import make_parser, run_from_command_line
+from basicsr.utils.dist_util import barrier
 from basicsr.utils.logger import AvgTimer, MessageLogger, get_env_info, get_root_logger, init_tb_logger
-from basicsr.utils.misc import make_exp_dirs, set_random_seed
+from basicsr.utils.misc import make_exp_dirs, make_sub_dirs, set_random_seed
 from basicsr.utils.options import (
     check_files,
     copy_opt_file,
@@ -58,8 +59,7 @@ def prepare(root_path: str, opt: dict, args: argparse.Namespace) -> None:
     if opt.get('quickstart_data') and opt['rank'] == 0:
         script = Path(root_path) / 'scripts' / 'data_preparation' / 'make_quickstart_cameras.py'
         runpy.run_path(str(script))['make'](Path(root_path) / opt['quickstart_data'])
-    if opt['dist']:
-        dist.barrier()
+    barrier()
     paths = opt['path']
     if (
         paths.get('pretrain_opt')
@@ -69,6 +69,7 @@ def prepare(root_path: str, opt: dict, args: argparse.Namespace) -> None:
         get_root_logger().info('%s is not there: training it first', paths['pretrain_network_g'])
         before = {'opt': paths['pretrain_opt'], 'set': [], 'auto_resume': False}
         train_pipeline(root_path, argparse.Namespace(**{**vars(args), **before}))
+        barrier()
 
 
 def load_resume_state(opt: dict) -> dict[str, Any] | None:
@@ -81,9 +82,7 @@ def load_resume_state(opt: dict) -> dict[str, Any] | None:
     if not path:
         return None
     state = load_checkpoint(path)
-    network = Path(path).parent.parent / 'models' / f'net_g_{state["iter"]}.pth'
-    if network.is_file():
-        opt['path']['pretrain_network_g'] = str(network)
+    opt['path']['resume_network'] = str(Path(path).parent.parent / 'models' / f'net_g_{state["iter"]}.pth')
     return state
 
 
@@ -116,11 +115,10 @@ def _validate(opt: dict, model: Any, val_loaders: list[Any], current_iter: int, 
     results = []
     for val_loader in val_loaders:
         model.validation(val_loader, current_iter, tb_logger, (opt.get('val') or {}).get('save_img', False))
-        results.append(dict(model.metric_results))
+        results.append(dict(getattr(model, 'metric_results', {})))
     metric = opt['logger'].get('save_best')
-    if metric and results and opt['rank'] == 0:
-        if metric not in results[0]:
-            raise ValueError(f'logger.save_best: {metric!r} is none of val.metrics: {", ".join(results[0]) or "none"}')
+    results = [result for result in results if metric in result]
+    if results and opt['rank'] == 0:
         model._initialize_best_metric_results(_MEAN)
         mean = sum(result[metric] for result in results) / len(results)
         model._update_best_metric_result(_MEAN, metric, mean, current_iter)
@@ -143,11 +141,12 @@ def train_pipeline(root_path: str, args: argparse.Namespace | None = None) -> No
     prepare(root_path, opt, args)
     set_random_seed(opt['manual_seed'] + opt['rank'])  # a pre-training drew on it, where there was one
     check_files(opt)
+    check_metrics(opt)
     train_loader, sampler, val_loaders, _, _ = create_train_val_dataloader(opt, logger)
 
     resume_state = load_resume_state(opt)
-    if resume_state is None:
-        make_exp_dirs(opt)
+    make_exp_dirs(opt) if resume_state is None else make_sub_dirs(opt)
+    barrier()
     tb_logger = None
     if opt['rank'] == 0:
         copy_opt_file(args.merged, opt['path']['experiments_root'])
@@ -158,6 +157,7 @@ def train_pipeline(root_path: str, args: argparse.Namespace | None = None) -> No
     logger.info('Options:\n%s', dict2str(args.merged))
 
     model = build_model(opt)
+    model.train_loader = train_loader
     epoch, current_iter = 0, 0
     if resume_state is None:
         model.before_training(train_loader)
@@ -168,7 +168,7 @@ def train_pipeline(root_path: str, args: argparse.Namespace | None = None) -> No
 
     _iterate(opt, model, train_loader, sampler, val_loaders, tb_logger, epoch, current_iter)
 
-    model.save_weights(-1)
+    model.save(-1, -1)
     if tb_logger:
         tb_logger.close()
     if opt['rank'] == 0:
@@ -219,10 +219,10 @@ def _iterate(
                             **model.get_current_log(),
                         }
                     )
-                if save_freq and current_iter % save_freq == 0:
-                    model.save(epoch, current_iter)
                 if val_freq and (current_iter % val_freq == 0 or current_iter == total_iters):
                     _validate(opt, model, val_loaders, current_iter, tb_logger)
+                if save_freq and current_iter % save_freq == 0:
+                    model.save(epoch, current_iter)  # after the validation, whose best results it holds
                 data_timer.restart()
                 iter_timer.restart()
             epoch += 1

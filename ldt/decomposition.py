@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from .exchange import MovingAverage
 from .partition import Partition
+from .restore import modes_and_buffers_restored
 from .scores import _listing
 
 
@@ -91,8 +91,7 @@ class LayerDecomposition:
 
     def step(self) -> bool:
         """Count an iteration, after the optimizer's step; exchange when due, and say whether it was."""
-        if self._inside_composite:
-            raise ValueError('step() was called inside `with net.composite()`, where the branches are out of place')
+        self._refuse_inside_composite('step')
         self.steps += 1
         due = self.steps % self.exchange_every == 0
         if due:
@@ -102,6 +101,7 @@ class LayerDecomposition:
     def exchange(self) -> None:
         """Move the frozen layers of both branches towards their trained twins:
         P_U <- W P_U + (1 - W) A_U and A_S <- W A_S + (1 - W) P_S."""
+        self._refuse_inside_composite('exchange')
         for average in self._averages:
             average.step()
 
@@ -116,20 +116,18 @@ class LayerDecomposition:
         if self._inside_composite:
             raise ValueError('composite() is already in use: leave its `with` block first')
         primary, auxiliary = dict(self.primary.named_parameters()), dict(self.auxiliary.named_parameters())
-        modes = [(module, module.training) for module in self.primary.modules()]
-        buffers = [(buffer, buffer.clone()) for buffer in self.primary.buffers()]
-        self._inside_composite = True
-        self._swap(primary, auxiliary)
-        try:
-            yield self.primary.eval()
-        finally:
+        with modes_and_buffers_restored(self.primary):
+            self._inside_composite = True
             self._swap(primary, auxiliary)
-            self._inside_composite = False
-            for module, training in modes:
-                module.training = training
-            with torch.no_grad():
-                for buffer, value in buffers:
-                    buffer.copy_(value)
+            try:
+                yield self.primary.eval()
+            finally:
+                self._swap(primary, auxiliary)
+                self._inside_composite = False
+
+    def _refuse_inside_composite(self, method: str) -> None:
+        if self._inside_composite:
+            raise ValueError(f'{method}() was called inside `with net.composite()`, where the branches are swapped')
 
     def _swap(self, primary: dict[str, nn.Parameter], auxiliary: dict[str, nn.Parameter]) -> None:
         for name in self.partition.stable:
@@ -154,6 +152,7 @@ class LayerDecomposition:
 
     def state_dict(self) -> dict[str, Any]:
         """All that a run needs to go on: both branches, the partition, the decays, the step. Tensors are not copied."""
+        self._refuse_inside_composite('state_dict')
         return {
             'primary': self.primary.state_dict(),
             'auxiliary': self.auxiliary.state_dict(),
@@ -170,6 +169,7 @@ class LayerDecomposition:
         Raises:
             ValueError: The state has another partition, so that an optimizer made for this one would not fit.
         """
+        self._refuse_inside_composite('load_state_dict')
         theirs = Partition.from_dict(state['partition'])
         if (theirs.stable, theirs.unstable) != (self.partition.stable, self.partition.unstable):
             moved = sorted(set(theirs.stable) ^ set(self.partition.stable))

@@ -9,14 +9,15 @@ from __future__ import annotations
 import math
 import random
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from .restore import gradients_restored, modes_and_buffers_restored
 
 CRITERIA = ('variance', 'mean', 'normalized_variance', 'between_sample_variance', 'random')
 
@@ -41,6 +42,7 @@ class GradientStatistics:
         self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not self._parameters:
             raise ValueError('the network has no parameter with requires_grad=True: there is nothing to score')
+        self.names = list(self._parameters)
         device = next(iter(self._parameters.values())).device
         if device.type == 'mps':  # has no float64
             device = torch.device('cpu')
@@ -214,11 +216,11 @@ def score_layers(
         raise ValueError(f'no criterion is called {criterion!r}; choose from {", ".join(CRITERIA)}')
     if num_batches < 1:
         raise ValueError(f'num_batches must be at least 1, not {num_batches}')
+    statistics = GradientStatistics(model, between_sample=criterion == 'between_sample_variance')
     if criterion == 'random':
         generator = random.Random(seed)
-        return {name: generator.random() for name, p in model.named_parameters() if p.requires_grad}
-    statistics = GradientStatistics(model, between_sample=criterion == 'between_sample_variance')
-    with _left_as_it_was(model), torch.enable_grad():
+        return {name: generator.random() for name in statistics.names}
+    with modes_and_buffers_restored(model), gradients_restored(model), torch.enable_grad():
         model.train()
         for batch in islice(batches, num_batches):
             model.zero_grad(set_to_none=True)
@@ -262,30 +264,3 @@ def _as_real(tensor: Tensor) -> Tensor:
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor)
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
-
-
-@contextmanager
-def _left_as_it_was(model: nn.Module) -> Iterator[None]:
-    """Put gradients, `requires_grad`, modes and buffers back on leaving; `.grad` is empty inside."""
-    parameters = [(p, p.grad, p.requires_grad) for p in model.parameters()]
-    modes = [(module, module.training) for module in model.modules()]
-    buffers = [
-        (module, name, buffer, buffer.clone())
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
-    try:
-        for parameter, _, _ in parameters:
-            parameter.grad = None
-        yield
-    finally:
-        for parameter, gradient, requires_grad in parameters:
-            parameter.grad = gradient
-            parameter.requires_grad_(requires_grad)
-        for module, training in modes:
-            module.training = training
-        with torch.no_grad():
-            for module, name, buffer, value in buffers:
-                buffer.copy_(value)
-                module._buffers[name] = buffer

@@ -131,7 +131,7 @@ class SS2D(nn.Module):
         y = selective_scan(
             paths.flatten(1, 2),
             dts.flatten(1, 2),
-            -torch.exp(self.A_logs.float()),
+            -torch.exp(self.A_logs if self.A_logs.dtype == torch.float64 else self.A_logs.float()),
             B,
             C,
             self.Ds,

@@ -134,6 +134,16 @@ def paths_from_meta_info_file(folder: str | Path, meta_info_file: str | Path, op
     return [path for _, path in numbered]
 
 
+def paired_paths_from_lmdb(folders: list[str], keys: list[str]) -> list[dict[str, str]]:
+    """Refused, by name, for data sets that were written for BasicSR: only folders are read here."""
+    raise ValueError(f'LMDB is not supported: unpack {" and ".join(map(str, folders))} to picture files')
+
+
+def paths_from_lmdb(folder: str) -> list[str]:
+    """Refused like `paired_paths_from_lmdb`."""
+    raise ValueError(f'LMDB is not supported: unpack {folder} to picture files')
+
+
 def check_image_options(opt: dict, required: Iterable[str]) -> None:
     """Raise a ValueError for a missing option or for one whose value has no meaning to the image datasets."""
     for key in required:

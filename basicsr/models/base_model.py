@@ -41,9 +41,19 @@ class BaseModel:
         self.optimizers: list[torch.optim.Optimizer] = []
         self.log_dict: dict[str, float] = {}
         self.best_metric_results: dict[str, dict[str, dict]] = {}
+        self.train_loader: Any = None
+        """The training loader, which the pipeline sets."""
 
     def before_training(self, train_loader: Any) -> None:
         """Called once before the first iteration, not when a run is resumed."""
+
+    def save(self, epoch: int, current_iter: int | str) -> None:
+        """Write networks and training state; `current_iter` -1 is the end of the run, which has no state."""
+        raise NotImplementedError(f'{type(self).__name__} has no save()')
+
+    def save_weights(self, current_iter: int | str) -> None:
+        """Write the network that is validated; a model that has no such method of its own writes all that it saves."""
+        self.save(-1, current_iter)
 
     def artifacts(self) -> dict[str, str]:
         """Files beside the checkpoints that the end of a training points to, by what they are."""
@@ -87,7 +97,11 @@ class BaseModel:
         """Move to the device; in a distributed run, wrap what has something to train."""
         net = net.to(self.device)
         if self.opt['dist'] and any(parameter.requires_grad for parameter in net.parameters()):
-            net = DistributedDataParallel(net, device_ids=[self.device] if self.device.type == 'cuda' else None)
+            net = DistributedDataParallel(
+                net,
+                device_ids=[torch.cuda.current_device()] if self.device.type == 'cuda' else None,
+                find_unused_parameters=self.opt.get('find_unused_parameters', False),
+            )
         return net
 
     def get_bare_model(self, net: nn.Module) -> nn.Module:
@@ -136,7 +150,7 @@ class BaseModel:
         if current_iter > 1:
             for scheduler in self.schedulers:
                 scheduler.step()
-        if current_iter < warmup_iter:
+        if current_iter <= warmup_iter:
             for optimizer in self.optimizers:
                 for group in optimizer.param_groups:
                     group['lr'] = (
@@ -192,7 +206,7 @@ class BaseModel:
     @master_only
     def save_training_state(self, epoch: int, current_iter: int) -> None:
         """Write `training_states/<current_iter>.state`: all that goes on where this leaves off."""
-        if current_iter != -1:
+        if isinstance(current_iter, int) and current_iter != -1:
             state = {'epoch': epoch, 'iter': current_iter, **self.training_state()}
             save_checkpoint(state, os.path.join(self.opt['path']['training_states'], f'{current_iter}.state'))
 
@@ -213,7 +227,7 @@ class BaseModel:
             for one, state in zip(own, states, strict=True):
                 one.load_state_dict(state)
         self.best_metric_results = resume_state.get('best_metric_results', {})
-        if 'random' in resume_state:
+        if self.opt['rank'] == 0 and 'random' in resume_state:  # those of the first process
             set_random_state(resume_state['random'])
 
     def reduce_loss_dict(self, loss_dict: dict[str, Tensor]) -> dict[str, float]:

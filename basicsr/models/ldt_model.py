@@ -6,14 +6,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from itertools import islice
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 import ldt
 from basicsr.models.mambair_model import MambaIRModel
-from basicsr.utils.dist_util import master_only
+from basicsr.utils.dist_util import broadcast, master_only
 from basicsr.utils.logger import get_root_logger
 from basicsr.utils.plots import plot_layer_scores
 from basicsr.utils.registry import MODEL_REGISTRY, did_you_mean
@@ -65,6 +67,10 @@ class LDTOptions:
         for name in ('stable_decay', 'unstable_decay'):
             if not isinstance(getattr(self, name), list | tuple) or len(getattr(self, name)) != 2:
                 raise ValueError(f'train.ldt.{name}: must be [base, span], not {getattr(self, name)!r}')
+        try:
+            self.decay(ldt.Partition(['stable'], ['unstable']))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f'train.ldt: {error}') from error
 
     @classmethod
     def from_section(cls, section: dict | None) -> LDTOptions:
@@ -101,6 +107,12 @@ class LDTModel(MambaIRModel):
     """
 
     net: ldt.LayerDecomposition | None = None
+    statistics_batches = 50
+    """Training batches over which batch statistics of the composite are computed, in networks that have any."""
+
+    @property
+    def only_pixel_loss(self) -> bool:
+        return True
 
     def init_training_settings(self) -> None:
         self.options = LDTOptions.from_section(self.opt['train'].get('ldt'))
@@ -117,7 +129,8 @@ class LDTModel(MambaIRModel):
 
     def before_training(self, train_loader: Any) -> None:
         """Score the layers on training batches, split them, and make the two branches."""
-        self._decompose(self._partition(train_loader))
+        self._decompose(broadcast(self._partition(train_loader)))
+        self._report_partition()
 
     def _partition(self, train_loader: Any) -> ldt.Partition:
         options, net = self.options, self.get_bare_model(self.net_g)
@@ -147,7 +160,7 @@ class LDTModel(MambaIRModel):
         self.net_g = self.net.primary  # frees the third copy
         self.setup_optimizers()
         self.setup_schedulers()
-        self._report_partition()
+        self._statistics: tuple[int, list[Tensor]] | None = None
 
     def artifacts(self) -> dict[str, str]:
         folder = self.opt['path']['experiments_root']
@@ -209,11 +222,24 @@ class LDTModel(MambaIRModel):
                 yield net
         else:
             with self.net.composite() as net:
+                self._recompute_statistics(net)
                 yield net
+
+    def _recompute_statistics(self, net: nn.Module) -> None:
+        """Give the composite its own batch statistics, once after each step; the primary's are of other weights."""
+        if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in net.modules()):
+            return
+        if self._statistics is None or self._statistics[0] != self.net.steps:
+            batches = islice(_endless(self.train_loader), self.statistics_batches)
+            torch.optim.swa_utils.update_bn((batch['lq'].to(self.device) for batch in batches), net)
+            self._statistics = self.net.steps, [buffer.clone() for buffer in net.buffers()]
+        for buffer, value in zip(net.buffers(), self._statistics[1], strict=True):
+            buffer.copy_(value)
 
     @master_only
     def save_weights(self, current_iter: int | str) -> None:
-        self._save_weights({'params': self.net.composite_state_dict()}, 'net_g', current_iter)
+        with self.network_to_test():
+            self._save_weights({'params': self.net.composite_state_dict()}, 'net_g', current_iter)
 
     def training_state(self) -> dict[str, Any]:
         return {**super().training_state(), 'ldt': self.net.state_dict()}
@@ -222,5 +248,14 @@ class LDTModel(MambaIRModel):
         if 'ldt' not in resume_state:
             raise ValueError('the training state holds no LDT branches: it was saved by another model_type')
         self._decompose(ldt.Partition.from_dict(resume_state['ldt']['partition']))
+        asked = (self.net.decay, self.net.exchange_every)
         self.net.load_state_dict(resume_state['ldt'])
+        if asked != (self.net.decay, self.net.exchange_every):
+            get_root_logger().warning(
+                'The options changed decay or exchange_every; the run goes on with those it began with'
+            )
+        self._report_partition()
         super().resume_training(resume_state)
+
+    def _resume_network(self) -> None:
+        """The training state holds both branches."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 from torch.optim import Optimizer
@@ -39,6 +40,11 @@ class MultiStepRestartLR(LRScheduler):
         self.milestones, self.gamma = list(milestones), gamma
         self.restarts, self.restart_weights = list(restarts), list(restart_weights)
         super().__init__(optimizer, last_epoch)
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        super().load_state_dict(state_dict)
+        if isinstance(self.milestones, Counter):  # as BasicSR keeps them
+            self.milestones = sorted(self.milestones.elements())
 
     def get_lr(self) -> list[float]:
         if self.last_epoch in self.restarts:

@@ -19,6 +19,7 @@ from basicsr.models.base_model import BaseModel
 from basicsr.utils.img_util import imwrite, tensor2img
 from basicsr.utils.logger import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
+from ldt.restore import modes_and_buffers_restored
 
 
 @MODEL_REGISTRY.register()
@@ -32,12 +33,16 @@ class SRModel(BaseModel):
         image_results: After a validation: (picture's name, its metrics) in the data set's order.
     """
 
+    @property
+    def only_pixel_loss(self) -> bool:
+        """Whether `cri_pix` is all that this model trains with: a subclass may bring its own step."""
+        return type(self).optimize_parameters is SRModel.optimize_parameters
+
     def __init__(self, opt: dict) -> None:
         super().__init__(opt)
         self.net_g = self.model_to_device(build_network(opt['network_g']))
         self.print_network(self.net_g)
         self._load_pretrained(self.net_g)
-        self.metric_results: dict[str, float] = {}
         self.image_results: list[tuple[str, dict[str, float]]] = []
         if self.is_train:
             self.init_training_settings()
@@ -55,9 +60,10 @@ class SRModel(BaseModel):
         if self.ema_decay > 0:
             self.net_g_ema = copy.deepcopy(self.get_bare_model(self.net_g)).requires_grad_(False).eval()
             self._load_pretrained(self.net_g_ema, 'params_ema')
-        if not options.get('pixel_opt'):
+        self.cri_perceptual = None
+        self.cri_pix = build_loss(options['pixel_opt']).to(self.device) if options.get('pixel_opt') else None
+        if self.cri_pix is None and self.only_pixel_loss:
             raise ValueError('train.pixel_opt: missing; training needs a loss, for example {type: L1Loss}')
-        self.cri_pix = build_loss(options['pixel_opt']).to(self.device)
         self.setup_optimizers()
         self.setup_schedulers()
 
@@ -91,6 +97,8 @@ class SRModel(BaseModel):
         """Move `net_g_ema` towards the network: decay * average + (1 - decay) * weights."""
         averages, weights = list(self.net_g_ema.parameters()), list(self.get_bare_model(self.net_g).parameters())
         torch._foreach_lerp_(averages, weights, 1 - decay)
+        for average, buffer in zip(self.net_g_ema.buffers(), self.get_bare_model(self.net_g).buffers(), strict=True):
+            average.copy_(buffer)
 
     @contextmanager
     def network_to_test(self) -> Iterator[nn.Module]:
@@ -99,11 +107,8 @@ class SRModel(BaseModel):
             yield self.net_g_ema
             return
         net = self.get_bare_model(self.net_g)
-        training = net.training
-        try:
+        with modes_and_buffers_restored(net):
             yield net.eval()
-        finally:
-            net.train(training)
 
     def infer(self, net: nn.Module, lq: Tensor) -> Tensor:
         """What `net` makes of whole pictures `lq`."""
@@ -122,7 +127,7 @@ class SRModel(BaseModel):
     def nondist_validation(self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool) -> None:
         dataset_name = dataloader.dataset.opt['name']
         metrics = (self.opt.get('val') or {}).get('metrics') or {}
-        self.image_results = []
+        self.image_results, self.metric_results = [], {}
         for val_data in tqdm(dataloader, desc=f'Validate {dataset_name}', unit='image', leave=False, disable=None):
             img_name = os.path.splitext(os.path.basename(val_data['lq_path'][0]))[0]
             self.feed_data(val_data)
@@ -167,7 +172,7 @@ class SRModel(BaseModel):
 
     def get_current_visuals(self) -> dict[str, Tensor]:
         visuals = {'lq': self.lq.detach().cpu(), 'result': self.output.detach().cpu()}
-        if self.gt is not None:
+        if getattr(self, 'gt', None) is not None:
             visuals['gt'] = self.gt.detach().cpu()
         return visuals
 
@@ -178,7 +183,17 @@ class SRModel(BaseModel):
         else:
             self.save_network(self.net_g, 'net_g', current_iter)
 
-    def save(self, epoch: int, current_iter: int) -> None:
-        """Write the network and the training state."""
+    def save(self, epoch: int, current_iter: int | str) -> None:
         self.save_weights(current_iter)
         self.save_training_state(epoch, current_iter)
+
+    def resume_training(self, resume_state: dict[str, Any]) -> None:
+        self._resume_network()
+        super().resume_training(resume_state)
+
+    def _resume_network(self) -> None:
+        """Load what was saved beside the training state: the trained weights, and their average."""
+        path = self.opt['path']['resume_network']
+        self.load_network(self.net_g, path, True, 'params')
+        if hasattr(self, 'net_g_ema'):
+            self.load_network(self.net_g_ema, path, True, 'params_ema')

@@ -10,6 +10,11 @@ INTERRUPTED = 130
 """Exit code of a run that Ctrl-C ended, as shells have it."""
 
 
+def _from_basicsr(assignment: str) -> str:
+    path, sign, value = assignment.partition('=')
+    return path.replace(':', '.') + sign + value
+
+
 def make_parser(is_train: bool) -> argparse.ArgumentParser:
     """The command line that training and testing share."""
     parser = argparse.ArgumentParser(description='Train a network.' if is_train else 'Test a network.')
@@ -17,7 +22,15 @@ def make_parser(is_train: bool) -> argparse.ArgumentParser:
     parser.add_argument(
         '--set', nargs='+', action='extend', default=[], metavar='a.b=value', help='change options; values are YAML'
     )
-    parser.add_argument('--force_yml', nargs='+', action='extend', dest='set', help="BasicSR's name for --set")
+    parser.add_argument(
+        '--force_yml',
+        nargs='+',
+        action='extend',
+        dest='set',
+        type=_from_basicsr,
+        metavar='a:b=value',
+        help='the same, as BasicSR writes it',
+    )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none', help='who starts processes')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument('--debug', action='store_true', help='show tracebacks of errors in options and data')

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import atexit
+import datetime
 import functools
 import os
 import subprocess
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 
-def init_dist(launcher: str, backend: str = 'nccl', port: int | None = None, **kwargs) -> None:
+def init_dist(launcher: str, backend: str = 'nccl', port: int | None = None, timeout: float = 7200, **kwargs) -> None:
     """Join the group of processes that `launcher` started; do nothing where that was done.
 
     Args:
         launcher: `pytorch` (torchrun) or `slurm`.
         backend: `nccl`, which needs a GPU a process and gives way to `gloo` where there is none, or `gloo`.
         port: Port of the first process, for Slurm; torchrun brings its own.
+        timeout: Seconds that a process waits for the others; validation runs in the first one alone.
+        **kwargs: Further arguments of `torch.distributed.init_process_group`.
 
     Raises:
         ValueError: Another launcher, or the launcher's environment variables are missing.
@@ -36,7 +41,28 @@ def init_dist(launcher: str, backend: str = 'nccl', port: int | None = None, **k
         torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count())
     elif backend == 'nccl':
         backend = 'gloo'
-    dist.init_process_group(backend=backend, **kwargs)
+    dist.init_process_group(backend=backend, timeout=datetime.timedelta(seconds=timeout), **kwargs)
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def broadcast(value: Any) -> Any:
+    """The first process's `value`, in every process."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return value
+    values = [value]
+    dist.broadcast_object_list(values)
+    return values[0]
+
+
+def barrier() -> None:
+    """Wait for the other processes, where there are any."""
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
 
 
 def _environment_from_slurm(port: int | None) -> None:

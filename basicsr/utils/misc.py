@@ -62,11 +62,17 @@ def mkdir_and_rename(path: str) -> None:
 @master_only
 def make_exp_dirs(opt: dict) -> None:
     """Make the folders of an experiment, or of a test's results."""
-    paths = opt['path']
-    mkdir_and_rename(paths['experiments_root'] if opt['is_train'] else paths['results_root'])
+    for key in ('experiments_root', 'tb_logger') if opt['is_train'] else ('results_root',):
+        mkdir_and_rename(opt['path'][key])
+    make_sub_dirs(opt)
+
+
+@master_only
+def make_sub_dirs(opt: dict) -> None:
+    """Make what is missing of an experiment's folders."""
     for key in ('models', 'training_states', 'log', 'visualization'):
-        if key in paths:
-            os.makedirs(paths[key], exist_ok=True)
+        if key in opt['path']:
+            os.makedirs(opt['path'][key], exist_ok=True)
 
 
 def scandir(

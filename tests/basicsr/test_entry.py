@@ -95,10 +95,14 @@ def test_its_checkpoint_is_tested(project, quick_start):
 
 
 def test_run_goes_on_from_its_newest_state(project, quick_start):
-    options = ('-opt', QUICK_START_OPTIONS, '--auto_resume', '--set', 'train.total_iter=6', 'datasets.test_1=~')
+    options = ('-opt', QUICK_START_OPTIONS, '--auto_resume', '--set', 'train.total_iter=6', 'datasets.test_1=null')
     printed = run(project, 'Train_pip.py', *options)
     assert 'Going on from epoch 0, iteration 4' in printed
     assert 'iter 5,' in printed and 'iter 4,' not in printed
+    before = [re.search(r'\| night .*', text)[0].split('|')[4] for text in (quick_start, printed)]
+    assert before[0] == before[1], 'the network before the training is the pre-trained one, resumed or not'
+    best = re.search(r'best (\d+\.\d+) at (\d)', printed)
+    assert float(best[1]) >= max(map(float, re.findall(r'Validation source: psnr (\d+\.\d+) \(best', quick_start)))
     assert 'Score layers' not in printed
     assert (project / EXPERIMENT / 'training_states' / '6.state').exists()
 
@@ -110,6 +114,7 @@ def test_saved_options_run_again(project, quick_start):
 
 
 def test_two_processes_train_one_network(project, quick_start):
+    shutil.rmtree(project / 'experiments' / 'MambaIR_quickstart_pretrain')  # so that both processes need it anew
     printed = run(
         project,
         *('-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', 'Train_pip.py'),
@@ -117,6 +122,7 @@ def test_two_processes_train_one_network(project, quick_start):
         OMP_NUM_THREADS='1',
     )
     assert printed.count('LDT: 60 stable and 60 unstable layers') == 1
+    assert printed.count('training it first') == 1
     assert (project / 'experiments' / 'two' / 'models' / 'net_g_latest.pth').exists()
 
 

@@ -11,9 +11,11 @@ import torch
 from basicsr.data import build_dataloader, build_dataset
 from basicsr.models import build_model
 from basicsr.models.lr_scheduler import CosineAnnealingRestartLR, MultiStepRestartLR
+from basicsr.models.sr_model import SRModel
 from basicsr.models.tiling import tiled
 from basicsr.utils.checkpoint import load_checkpoint
 from basicsr.utils.misc import set_random_seed
+from basicsr.utils.registry import ARCH_REGISTRY
 
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'framework.json').read_text())
 
@@ -220,9 +222,91 @@ def test_ldt_run_is_resumed(pictures, tmp_path):
         build(opt).resume_training({key: value for key, value in state.items() if key != 'ldt'})
 
 
+def test_sr_run_is_resumed_with_its_own_weights(pictures, tmp_path):
+    opt = options(pictures, tmp_path, ema_decay=0.9)
+    model = train(build(opt), opt, 3)
+    model.save(0, 3)
+    state = load_checkpoint(tmp_path / 'training_states' / '3.state')
+    opt['path'].update(resume_network=str(tmp_path / 'models' / 'net_g_3.pth'), param_key_g='params_ema')
+    other = build(opt)
+    other.resume_training(state)
+    for name in ('net_g', 'net_g_ema'):
+        for a, b in zip(getattr(model, name).parameters(), getattr(other, name).parameters(), strict=True):
+            assert torch.equal(a, b), name
+    opt['path']['resume_network'] = str(tmp_path / 'models' / 'net_g_4.pth')
+    with pytest.raises(FileNotFoundError, match='net_g_4'):
+        build(opt).resume_training(state)
+
+
+@ARCH_REGISTRY.register()
+class Normed(torch.nn.Sequential):
+    def __init__(self):
+        convolutions = torch.nn.Conv2d(3, 8, 3, 1, 1), torch.nn.Conv2d(8, 12, 3, 1, 1)
+        super().__init__(convolutions[0], torch.nn.BatchNorm2d(8), convolutions[1], torch.nn.PixelShuffle(2))
+
+
+def test_composite_has_batch_statistics_of_its_own(pictures, tmp_path):
+    opt = options(pictures, tmp_path, 'LDTModel', ldt=LDT)
+    opt['network_g'] = {'type': 'Normed'}
+    model = build(opt)
+    model.train_loader = loader(opt, 'train')
+    model.statistics_batches = 2
+    model.before_training(model.train_loader)
+    train(model, opt, 5)
+    primary = {name: value.clone() for name, value in model.net.primary.named_buffers()}
+    model.save_weights(5)
+    saved = load_checkpoint(tmp_path / 'models' / 'net_g_5.pth')['params']
+    assert not torch.equal(saved['1.running_mean'], primary['1.running_mean'])
+    with model.network_to_test() as net:
+        assert torch.equal(saved['1.running_mean'], net[1].running_mean)
+    assert all(torch.equal(value, primary[name]) for name, value in model.net.primary.named_buffers())
+
+
+def test_model_written_for_basicsr_runs(pictures, tmp_path):
+    class TwoLosses(SRModel):
+        def init_training_settings(self):
+            super().init_training_settings()
+            assert self.cri_perceptual is None
+
+        def optimize_parameters(self, current_iter):
+            self.optimizer_g.zero_grad()
+            self.output = self.net_g(self.lq)
+            loss = (self.output - self.gt).square().mean()
+            loss.backward()
+            self.optimizer_g.step()
+            self.log_dict = self.reduce_loss_dict({'l_mine': loss})
+
+        def feed_data(self, data):
+            self.lq = data['lq'].to(self.device)
+            if 'gt' in data:
+                self.gt = data['gt'].to(self.device)
+
+    opt = options(pictures, tmp_path, pixel_opt=None)
+    set_random_seed(0)
+    model = train(TwoLosses(opt), opt, 2)
+    assert not hasattr(model, 'metric_results')
+    model.validation(loader(opt), 2, None)
+    assert model.metric_results['psnr'] > 0 and 'l_mine' in model.get_current_log()
+    model.save(-1, -1)
+    assert (tmp_path / 'models' / 'net_g_latest.pth').exists()
+    assert not list((tmp_path / 'training_states').iterdir())
+
+
+def test_warmup_ends_at_the_full_rate(pictures, tmp_path):
+    model = build(options(pictures, tmp_path))
+    rates = []
+    for iteration in range(1, 7):
+        model.update_learning_rate(iteration, warmup_iter=4)
+        rates.append(model.get_current_learning_rate()[0])
+    assert rates == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3, 1e-3])
+
+
 @pytest.mark.parametrize(
     ('section', 'message'),
     [
+        ({'stable_decay': [0.99, 0.5]}, r'train\.ldt: .*stable layers'),
+        ({'unstable_decay': ['a', 0.5]}, r'train\.ldt: '),
+        ({'update': 'fixed', 'fixed_decay': 1.0}, r'train\.ldt: .*frozen'),
         ({'unstabel_ratio': 0.4}, "train.ldt.unstabel_ratio: unknown option; did you mean 'unstable_ratio'"),
         ({'criterion': 'varience'}, 'train.ldt.criterion'),
         ({'unstable_ratio': 1}, 'train.ldt.unstable_ratio'),

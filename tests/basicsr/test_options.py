@@ -1,9 +1,14 @@
 import argparse
+from pathlib import Path
 
 import pytest
+from setuptools import find_packages
 
+from basicsr.metrics import check_metrics
+from basicsr.utils.command_line import make_parser
 from basicsr.utils.options import check_files, dict2str, override, parse_options, yaml_load
 
+ROOT = Path(__file__).parents[2]
 MINIMAL = """
 name: trial
 model_type: SRModel
@@ -105,6 +110,47 @@ def test_all_mistakes_at_once(tmp_path):
         'name: missing',
     ):
         assert part in str(error.value)
+
+
+def test_metrics_and_the_best_are_checked_before_a_run():
+    psnr = {'type': 'calculate_psnr', 'crop_border': 4, 'test_y_channel': True, 'better': 'higher'}
+    check_metrics({'val': {'metrics': {'psnr': psnr}}, 'logger': {'save_best': 'psnr'}})
+    wrong = {'psnr': {**psnr, 'test_y_chanel': True}, 'niqe': {'type': 'calculate_niqe'}}
+    with pytest.raises(ValueError) as error:
+        check_metrics({'val': {'metrics': wrong}, 'logger': {'save_best': 'ssim'}})
+    for part in (
+        "val.metrics.psnr.test_y_chanel: unknown option; did you mean 'test_y_channel'?",
+        "val.metrics.niqe.type: 'calculate_niqe' is no metric; there are calculate_psnr",
+        "logger.save_best: 'ssim' is none of val.metrics: psnr, niqe",
+    ):
+        assert part in str(error.value)
+
+
+def test_models_and_data_sets_of_users_have_their_own_keys(tmp_path):
+    text = MINIMAL.replace('SRModel', 'MyModel').replace('PairedImageDataset', 'MyDataset') + 'train: {fft_opt: {w: 1}}'
+    opt, _ = parse(tmp_path, text.replace('dataroot_gt:', 'blur_kernel_size: 21, dataroot_gt:'))
+    assert opt['train'] == {'fft_opt': {'w': 1}}
+
+
+def test_what_is_not_supported_yet_is_refused_not_ignored(tmp_path):
+    with pytest.raises(ValueError, match=r'val\.selfensemble_testing: not supported yet'):
+        parse(tmp_path, MINIMAL + 'val: {selfensemble_testing: true, patchwise_testing: false}')
+
+
+def test_basicsrs_way_of_overriding():
+    args = make_parser(is_train=True).parse_args(['--force_yml', 'train:total_iter=5', 'name=a:b', '--set', 'scale=4'])
+    assert args.set == ['train.total_iter=5', 'name=a:b', 'scale=4']
+
+
+def test_merged_anchors_are_no_duplicates(tmp_path):
+    text = 'base: &a {x: 1}\nmid: &b\n  <<: *a\n  x: 2\ntop:\n  <<: *b\n  x: 3'
+    assert yaml_load(write(tmp_path, 'a.yml', text))['top'] == {'x': 3}
+
+
+def test_every_package_is_installed():
+    packages = set(find_packages(str(ROOT), include=['ldt', 'ldt.*', 'basicsr', 'basicsr.*']))
+    folders = {path.parent for part in ('ldt', 'basicsr') for path in (ROOT / part).rglob('*.py')}
+    assert packages == {'.'.join(folder.relative_to(ROOT).parts) for folder in folders}
 
 
 def test_missing_data_and_weights_are_all_named(tmp_path):

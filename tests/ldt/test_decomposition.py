@@ -94,8 +94,9 @@ def test_composite_is_lent_and_given_back(partition):
         assert not model.training
         assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
         assert all(torch.equal(value, expected[name]) for name, value in net.composite_state_dict().items())
-        with pytest.raises(ValueError, match='inside'):
-            net.step()
+        for method in (net.step, net.exchange, net.state_dict, lambda: net.load_state_dict(before)):
+            with pytest.raises(ValueError, match='inside'):
+                method()
         with pytest.raises(ValueError, match='already in use'), net.composite():
             pass
     after = net.state_dict()
@@ -134,6 +135,31 @@ def test_batch_statistics_are_the_primarys_or_recomputed():
         expected = torch.cat([composite[0](x) for x in loader]).mean((0, 2, 3))
     assert torch.allclose(recomputed, expected, atol=1e-5)
     assert torch.equal(net.primary[1].running_mean, running)
+
+
+def test_block_gives_back_buffers_that_forward_replaced_and_modes_that_differ():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(2, 2), nn.Linear(2, 2)
+            self.b.eval()
+            self.register_buffer('calls', torch.zeros(()))
+            self.register_buffer('late', None)
+
+        def forward(self, x):
+            self.calls = self.calls + 1
+            self.late = torch.ones(1)
+            return self.b(self.a(x))
+
+    partition = ldt.Partition.from_prefixes(model := Counting(), 'b')
+    net = ldt.LayerDecomposition(model, partition, ldt.fixed_decay(partition), 1)
+    with pytest.raises(RuntimeError, match='stop'), net.composite() as composite:
+        composite(torch.ones(1, 2))
+        raise RuntimeError('stop')
+    assert net.primary.calls == 0 and net.primary.late is None
+    assert net.primary.training and not net.primary.b.training
+    ldt.score_layers(model, [torch.ones(1, 2)], lambda m, x: m(x).sum())
+    assert list(model.state_dict()) == ['calls', 'a.weight', 'a.bias', 'b.weight', 'b.bias']
 
 
 def test_tied_weights_stay_tied_in_the_composite():

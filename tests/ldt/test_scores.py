@@ -1,5 +1,6 @@
 import copy
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -146,8 +147,14 @@ def test_scoring_keeps_two_numbers_a_layer(net):
     for pair in scoring_batches(3):
         l1_loss(net, pair).backward()
         statistics.update()
-    kept = sum(value.numel() for value in vars(statistics).values() if isinstance(value, torch.Tensor))
-    assert kept == 3 * len(list(net.parameters()))  # mean, squared deviations, and the layer's size
+    kept = len(pickle.dumps({name: value for name, value in vars(statistics).items() if name != '_parameters'}))
+    one_gradient = sum(parameter.numel() * 4 for parameter in net.parameters())
+    for pair in scoring_batches(9):
+        l1_loss(net, pair).backward()
+        statistics.update()
+    after = len(pickle.dumps({name: value for name, value in vars(statistics).items() if name != '_parameters'}))
+    assert after - kept < 16 < one_gradient
+    assert kept < 1000 + 3 * 8 * 2 * len(list(net.parameters())) + 60 * len(list(net.parameters()))
 
 
 def test_at_most_num_batches_are_drawn(net):
