@@ -83,7 +83,7 @@ def domain_table(results: dict[str, dict[str, ImageResults]], seen: Iterable[str
     labels, seen = list(results), set(seen)
     domains = list(results[labels[0]])
     by_domain = {domain: [means(results[label][domain]) for label in labels] for domain in domains}
-    metrics = list(next(iter(by_domain.values()))[0])
+    metrics = list(dict.fromkeys(name for cells in by_domain.values() for values in cells for name in values))
     rows = [
         [f'{domain} (seen)' if domain in seen else domain, str(len(results[labels[0]][domain])), *map(_cell, cells)]
         for domain, cells in by_domain.items()
@@ -91,7 +91,7 @@ def domain_table(results: dict[str, dict[str, ImageResults]], seen: Iterable[str
     unseen = [domain for domain in domains if domain not in seen]
     if len(unseen) > 1:
         cells = [
-            {name: sum(by_domain[domain][column][name] for domain in unseen) / len(unseen) for name in metrics}
+            {name: _mean([by_domain[domain][column].get(name) for domain in unseen]) for name in metrics}
             for column in range(len(labels))
         ]
         rows.append([UNSEEN_MEAN, str(sum(len(results[labels[0]][d]) for d in unseen)), *map(_cell, cells)])
@@ -104,8 +104,15 @@ def domain_table(results: dict[str, dict[str, ImageResults]], seen: Iterable[str
     return '\n'.join([line(title), line(['-' * width for width in widths]), *map(line, rows)])
 
 
-def _cell(values: dict[str, float]) -> str:
-    return ' / '.join(f'{value:.4f}' if abs(value) < 2 else f'{value:.2f}' for value in values.values()) or 'no gt'
+def _mean(values: list[float | None]) -> float | None:
+    return None if None in values else sum(values) / len(values)
+
+
+def _cell(values: dict[str, float | None]) -> str:
+    texts = [
+        '-' if value is None else f'{value:.4f}' if abs(value) < 2 else f'{value:.2f}' for value in values.values()
+    ]
+    return ' / '.join(texts) or 'not measured'
 
 
 def _crops(results: dict[str, dict[str, ImageResults]], loaders: list[Any], pictures: str, path: str) -> bool:

@@ -42,7 +42,11 @@ def test_pipeline(root_path: str, args: argparse.Namespace | None = None) -> Non
     logger.info('Options:\n%s', dict2str(args.merged))
     model = build_model(opt)
     results = score(model, loaders, opt['name'], (opt.get('val') or {}).get('save_img', False))
-    seen = {loader.dataset.opt['name'] for loader in loaders if loader.dataset.opt.get('seen')}
+    seen = {
+        loader.dataset.opt['name']
+        for loader in loaders
+        if loader.dataset.opt.get('seen') or loader.dataset.opt['phase'] == 'val'
+    }
     table = domain_table({opt['name']: results}, seen)
     path = os.path.join(opt['path']['results_root'], 'table.md')
     Path(path).write_text(table + '\n')

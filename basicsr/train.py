@@ -67,7 +67,8 @@ def prepare(root_path: str, opt: dict, args: argparse.Namespace) -> None:
         and not Path(paths['pretrain_network_g']).is_file()
     ):
         get_root_logger().info('%s is not there: training it first', paths['pretrain_network_g'])
-        before = {'opt': paths['pretrain_opt'], 'set': [], 'auto_resume': False}
+        shared = [text for text in args.set if text.startswith(('network_g.', 'num_gpu='))]
+        before = {'opt': paths['pretrain_opt'], 'set': shared, 'auto_resume': False}
         train_pipeline(root_path, argparse.Namespace(**{**vars(args), **before}))
         barrier()
 
@@ -80,8 +81,12 @@ def load_resume_state(opt: dict) -> dict[str, Any] | None:
         if states:
             path = str(max(states, key=lambda file: int(file.stem)))
     if not path:
+        if opt['auto_resume']:
+            get_root_logger().info('There is no training state in %s: starting anew', opt['path']['training_states'])
         return None
     state = load_checkpoint(path)
+    if not isinstance(state, dict) or 'iter' not in state or 'optimizers' not in state:
+        raise ValueError(f'{path} is no training state; they are called training_states/<iter>.state')
     opt['path']['resume_network'] = str(Path(path).parent.parent / 'models' / f'net_g_{state["iter"]}.pth')
     return state
 
@@ -145,6 +150,8 @@ def train_pipeline(root_path: str, args: argparse.Namespace | None = None) -> No
     train_loader, sampler, val_loaders, _, _ = create_train_val_dataloader(opt, logger)
 
     resume_state = load_resume_state(opt)
+    model = build_model(opt)
+    model.train_loader = train_loader
     make_exp_dirs(opt) if resume_state is None else make_sub_dirs(opt)
     barrier()
     tb_logger = None
@@ -156,8 +163,6 @@ def train_pipeline(root_path: str, args: argparse.Namespace | None = None) -> No
     logger.info(get_env_info())
     logger.info('Options:\n%s', dict2str(args.merged))
 
-    model = build_model(opt)
-    model.train_loader = train_loader
     epoch, current_iter = 0, 0
     if resume_state is None:
         model.before_training(train_loader)
@@ -205,6 +210,7 @@ def _iterate(
                 model.feed_data(batch)
                 model.optimize_parameters(current_iter)
                 iter_timer.record()
+                _check_finite(model.get_current_log(), current_iter)
                 progress.set_postfix({name: f'{value:.4f}' for name, value in model.get_current_log().items()}, False)
                 progress.update()
 
@@ -226,6 +232,15 @@ def _iterate(
                 data_timer.restart()
                 iter_timer.restart()
             epoch += 1
+
+
+def _check_finite(losses: dict[str, float], current_iter: int) -> None:
+    broken = [name for name, value in losses.items() if not math.isfinite(value)]
+    if broken:
+        raise ValueError(
+            f'{", ".join(broken)} is NaN or infinite at iteration {current_iter}: lower train.optim_g.lr, or look at '
+            'the data; the checkpoints that were saved before are as they were'
+        )
 
 
 def _prefetcher(loader: Any, opt: dict) -> CPUPrefetcher | CUDAPrefetcher:

@@ -16,7 +16,7 @@ from basicsr.utils.checkpoint import find_weights, load_checkpoint, load_weights
 from basicsr.utils.dist_util import master_only
 from basicsr.utils.logger import get_root_logger
 from basicsr.utils.misc import get_random_state, set_random_state
-from basicsr.utils.registry import did_you_mean
+from basicsr.utils.registry import call_checked, did_you_mean
 
 _SCHEDULERS = {
     'MultiStepLR': lr_scheduler.MultiStepRestartLR,
@@ -123,13 +123,12 @@ class BaseModel:
         known = [name for name, obj in vars(torch.optim).items() if inspect.isclass(obj)]
         if optim_type not in known:
             raise ValueError(f'train.optim_g.type: torch.optim has no {optim_type!r}{did_you_mean(optim_type, known)}')
-        accepted = inspect.signature(factory).parameters
-        for key in kwargs:
-            if key not in accepted:
-                raise ValueError(f'train.optim_g.{key}: {optim_type} takes no such option{did_you_mean(key, accepted)}')
         if 'betas' in kwargs:
-            kwargs['betas'] = tuple(float(beta) for beta in kwargs['betas'])
-        return factory(params, lr=lr, **kwargs)
+            betas = kwargs['betas']
+            if not isinstance(betas, list | tuple) or not all(isinstance(beta, int | float) for beta in betas):
+                raise ValueError(f'train.optim_g.betas: must be a list of numbers, not {betas!r}')
+            kwargs['betas'] = tuple(map(float, betas))  # torch wants all of them of one type
+        return call_checked(factory, f'train.optim_g: {optim_type}', params, lr=lr, **kwargs)
 
     def setup_schedulers(self) -> None:
         """A scheduler for each optimizer; without `train.scheduler` the rate stays.
@@ -143,7 +142,10 @@ class BaseModel:
         kind = options.pop('type', None)
         if kind not in _SCHEDULERS:
             raise ValueError(f'train.scheduler.type: {kind!r} is none of {", ".join(_SCHEDULERS)}')
-        self.schedulers += [_SCHEDULERS[kind](optimizer, **options) for optimizer in self.optimizers]
+        what = f'train.scheduler: {kind}'
+        self.schedulers += [
+            call_checked(_SCHEDULERS[kind], what, optimizer, **options) for optimizer in self.optimizers
+        ]
 
     def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
         """Step the schedulers; in the first `warmup_iter` iterations the rate rises linearly from zero."""

@@ -120,12 +120,9 @@ class LDTModel(MambaIRModel):
             raise ValueError('train.ema_decay: the composite of LDT is a moving average already; leave it out')
         super().init_training_settings()
 
-    def setup_optimizers(self) -> None:
-        if self.net is not None:
-            super().setup_optimizers()
-
     def trainable_parameters(self) -> list[nn.Parameter]:
-        return self.net.trainable_parameters()
+        # Before the layers are split, an optimizer of all of them shows mistakes in its options.
+        return super().trainable_parameters() if self.net is None else self.net.trainable_parameters()
 
     def before_training(self, train_loader: Any) -> None:
         """Score the layers on training batches, split them, and make the two branches."""
@@ -158,6 +155,7 @@ class LDTModel(MambaIRModel):
         self.net = ldt.LayerDecomposition(net, partition, options.decay(partition), options.exchange_every)
         self.net.wrap(self.model_to_device)
         self.net_g = self.net.primary  # frees the third copy
+        self.optimizers, self.schedulers = [], []
         self.setup_optimizers()
         self.setup_schedulers()
         self._statistics: tuple[int, list[Tensor]] | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from basicsr.models.sr_model import SRModel
-from basicsr.models.tiling import tiled
+from basicsr.models.tiling import check_tiles, tiled
 from basicsr.utils.registry import MODEL_REGISTRY
 
 
@@ -17,6 +17,11 @@ class MambaIRModel(SRModel):
     `val.tile_overlap`, the margin as a share of it (0.1).
     """
 
+    def __init__(self, opt: dict) -> None:
+        val = opt.get('val') or {}
+        self.tile_size, self.tile_overlap = val.get('tile_size', 200), val.get('tile_overlap', 0.1)
+        check_tiles(self.tile_size, self.tile_overlap)
+        super().__init__(opt)
+
     def infer(self, net: nn.Module, lq: Tensor) -> Tensor:
-        val = self.opt.get('val') or {}
-        return tiled(net, lq, self.opt.get('scale', 1), val.get('tile_size', 200), val.get('tile_overlap', 0.1))
+        return tiled(net, lq, self.opt.get('scale', 1), self.tile_size, self.tile_overlap)

@@ -188,6 +188,8 @@ class SRModel(BaseModel):
         self.save_training_state(epoch, current_iter)
 
     def resume_training(self, resume_state: dict[str, Any]) -> None:
+        if 'ldt' in resume_state and not hasattr(self, 'net'):
+            raise ValueError('the training state is that of an LDTModel: it holds two branches')
         self._resume_network()
         super().resume_training(resume_state)
 

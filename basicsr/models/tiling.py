@@ -23,6 +23,15 @@ def _scaled(part: slice, scale: int) -> slice:
     return slice(part.start * scale, part.stop * scale)
 
 
+def check_tiles(tile: int, overlap: float) -> None:
+    """Raise a ValueError unless `tile` is a whole number of at least 0 and `overlap` lies in [0, 1)."""
+    if not isinstance(tile, int) or not isinstance(overlap, int | float) or tile < 0 or not 0 <= overlap < 1:
+        raise ValueError(
+            'val.tile_size must be a whole number, 0 or more, and val.tile_overlap lie in [0, 1); '
+            f'they are {tile!r} and {overlap!r}'
+        )
+
+
 def tiled(network: Callable[[Tensor], Tensor], lq: Tensor, scale: int, tile: int = 200, overlap: float = 0.1) -> Tensor:
     """Run `network` tile by tile and stitch.
 
@@ -42,10 +51,7 @@ def tiled(network: Callable[[Tensor], Tensor], lq: Tensor, scale: int, tile: int
     Raises:
         ValueError: A negative tile, or an overlap outside [0, 1).
     """
-    if tile < 0 or not 0 <= overlap < 1:
-        raise ValueError(
-            f'val.tile_size must be 0 or more and val.tile_overlap in [0, 1); they are {tile} and {overlap}'
-        )
+    check_tiles(tile, overlap)
     if tile == 0:
         return network(lq)
     height, width = lq.shape[-2:]

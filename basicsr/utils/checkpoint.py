@@ -38,9 +38,10 @@ def load_checkpoint(path: str | os.PathLike, map_location: Any = 'cpu') -> Any:
         raise FileNotFoundError(f'there is no checkpoint {path}')
     try:
         return torch.load(path, map_location=map_location, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).strip().split('\n')[0]
-        raise ValueError(f'{path} is no readable checkpoint (truncated, or another kind of file): {reason}') from error
+    except pickle.UnpicklingError as error:
+        raise ValueError(f'{path} is no checkpoint, or holds more than tensors, which is not loaded') from error
+    except (RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
+        raise ValueError(f'{path} is no readable checkpoint: it is truncated, or another kind of file') from error
 
 
 def find_weights(checkpoint: Any, path: str | os.PathLike, param_key: str | None = 'params') -> dict[str, Tensor]:
@@ -52,7 +53,7 @@ def find_weights(checkpoint: Any, path: str | os.PathLike, param_key: str | None
         ValueError: Nothing in it looks like a state dict.
     """
     if isinstance(checkpoint, dict):
-        for key in (param_key, 'params', 'params_ema'):
+        for key in (param_key, 'params', 'params_ema', 'state_dict'):
             if key is not None and isinstance(checkpoint.get(key), dict):
                 checkpoint = checkpoint[key]
                 break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable
 
@@ -49,11 +50,13 @@ def run_from_command_line(run: Callable[[], None], debug: bool = False) -> None:
     try:
         run()
     except KeyboardInterrupt:
-        sys.stderr.write('\ninterrupted; training goes on from its newest state with --auto_resume\n')
+        sys.stderr.write('\ninterrupted; a training with a saved state goes on with --auto_resume\n')
         sys.exit(INTERRUPTED)
-    except (FileNotFoundError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError) as error:
         if debug:
             raise
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+        if 'Original Traceback' in text:  # from a worker of the data loader: its last paragraph is the message
+            text = re.split(r'\n\w*Error: ', text)[-1].strip()
         sys.stderr.write(f'error: {text}\n(--debug shows where)\n')
         sys.exit(2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import time
@@ -56,6 +57,9 @@ def mkdir_and_rename(path: str) -> None:
             number += 1
             kept = f'{path}_archived_{get_time_str()}_{number}'
         os.rename(path, kept)
+        logging.getLogger('basicsr').info(
+            'The previous %s is kept as %s', os.path.relpath(path), os.path.basename(kept)
+        )
     os.makedirs(path)
 
 

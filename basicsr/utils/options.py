@@ -60,6 +60,12 @@ _OWN_MODELS = {'SRModel', 'MambaIRModel', 'LDTModel'}
 _OWN_DATASETS = {'PairedImageDataset', 'SingleImageDataset'}
 _NOT_YET = ('val.selfensemble_testing', 'val.patchwise_testing', 'logger.wandb.project')
 
+_LEAST = {
+    **{'scale': 1, 'manual_seed': 0, 'train.total_iter': 1, 'val.val_freq': 1, 'logger.print_freq': 1},
+    **{'logger.save_checkpoint_freq': 1, 'train.warmup_iter': -1, 'datasets.*.gt_size': 1},
+    **{'datasets.*.batch_size_per_gpu': 1, 'datasets.*.num_worker_per_gpu': 0, 'datasets.*.dataset_enlarge_ratio': 1},
+}
+"""Options that are whole numbers, with the least of each."""
 _DATA_PATHS = ('dataroot_gt', 'dataroot_lq', 'meta_info', 'meta_info_file')
 
 
@@ -185,10 +191,32 @@ def check_keys(opt: dict) -> None:
     sections = {phase: section for phase, section in datasets.items() if isinstance(section, dict)}
     tested = [section.get('name', phase) for phase, section in sections.items() if phase.startswith('test')]
     mistakes += [f'datasets: two test sets are called {name!r}' for name in set(tested) if tested.count(name) > 1]
+    mistakes += _check_numbers(opt, sections)
+    if '/' in str(opt.get('name', '')):
+        mistakes.append(f'name: names a folder, so it cannot hold a slash: {opt["name"]!r}')
     mistakes += [f'{path}: not supported yet; leave it out' for path in _NOT_YET if _at(opt, path)]
     mistakes += [f'{key}: missing' for key in ('name', 'model_type', 'network_g', 'datasets') if not opt.get(key)]
     if mistakes:
         raise ValueError('the options have mistakes:\n  ' + '\n  '.join(mistakes))
+
+
+def _check_numbers(opt: dict, datasets: dict) -> list[str]:
+    """Mistakes in options that must be whole numbers; 5e3 is one."""
+    mistakes = []
+    for name, least in _LEAST.items():
+        paths = [name] if '*' not in name else [name.replace('*', phase) for phase in datasets]
+        for path in paths:
+            value = _at(opt, path)
+            if value is None:
+                continue
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, int | float)
+                or not float(value).is_integer()
+                or value < least
+            ):
+                mistakes.append(f'{path}: must be a whole number of at least {least}, not {value!r}')
+    return mistakes
 
 
 def _at(opt: dict, path: str) -> Any:
@@ -230,7 +258,7 @@ def parse_options(
     opt['auto_resume'] = getattr(args, 'auto_resume', False)
     _resolve_device(opt)
     if opt.get('manual_seed') is None:
-        opt['manual_seed'] = broadcast(random.randint(1, 10000))
+        args.merged['manual_seed'] = opt['manual_seed'] = broadcast(random.randint(1, 10000))
     set_random_seed(opt['manual_seed'] + rank)
     resolve_datasets(opt, root)
     _resolve_paths(opt, root)
@@ -304,7 +332,8 @@ def check_files(opt: dict) -> None:
     weights = opt['path'].get('pretrain_network_g')
     if weights and not Path(weights).is_file():
         missing.append(f'path.pretrain_network_g: {weights}')
-        hint += '\nWhere to get weights: experiments/pretrained_models/README.md'
+        if Path(weights).parent.name == 'pretrained_models':
+            hint += '\nWhere to get weights: experiments/pretrained_models/README.md'
     if missing:
         raise FileNotFoundError('not there:\n  ' + '\n  '.join(missing) + hint)
 

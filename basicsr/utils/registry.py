@@ -87,15 +87,25 @@ def build(registry: Registry, opt: dict, *args: Any) -> Any:
             f'a section of the options that chooses a {registry.name} needs `type`; it has {", ".join(opt)}'
         )
     kind = opt.pop('type')
-    factory = registry.get(kind)
+    return call_checked(registry.get(kind), kind, *args, **opt)
+
+
+def call_checked(factory: Any, what: str, *args: Any, **options: Any) -> Any:
+    """Call `factory`, whose keyword arguments come from an option file.
+
+    Raises:
+        ValueError: It takes no such option, or rejects a value; the message begins with `what`.
+    """
     parameters = inspect.signature(factory).parameters
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        for key in opt:
+        for key in options:
             if key not in parameters:
-                raise ValueError(
-                    f'{kind} takes no option {key!r}{did_you_mean(key, parameters)} It takes: {", ".join(parameters)}'
-                )
-    return factory(*args, **opt)
+                known = ', '.join(parameters)
+                raise ValueError(f'{what} takes no option {key!r}{did_you_mean(key, parameters)} It takes: {known}')
+    try:
+        return factory(*args, **options)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f'{what}: {error}') from error
 
 
 DATASET_REGISTRY = Registry('dataset')

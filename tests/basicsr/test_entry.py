@@ -143,6 +143,37 @@ def test_missing_cameras_are_named_with_where_to_get_them(project):
     assert 'Traceback' not in printed
 
 
+def test_mistakes_keep_the_previous_run_where_it_is(project, quick_start):
+    before = sorted(path.name for path in (project / 'experiments').iterdir())
+    for change, message in (
+        ('network_g.embed_dimm=3', "did you mean 'embed_dim'"),
+        ('train.optim_g.type=Adamm', "did you mean 'Adam'"),
+        ('val.metrics.psnr.test_y_chanel=true', "did you mean 'test_y_channel'"),
+        ('val.tile_size=big', 'val.tile_size must be a whole number'),
+    ):
+        printed = run(project, 'Train_pip.py', '-opt', QUICK_START_OPTIONS, '--set', change, code=2)
+        assert message in printed and 'Traceback' not in printed
+    assert sorted(path.name for path in (project / 'experiments').iterdir()) == before
+
+
+def test_loss_that_is_not_finite_stops_the_run(project, quick_start):
+    options = ('name=diverged', 'train.optim_g.lr=1e30', 'train.total_iter=50', 'val.val_freq=100')
+    printed = run(project, 'Train_pip.py', '-opt', QUICK_START_OPTIONS, '--set', *options, code=2)
+    assert re.search(r'l_pix_primary.* is NaN or infinite at iteration \d+: lower train.optim_g.lr', printed)
+
+
+def test_mistake_in_a_worker_is_one_message(project, quick_start, tmp_path):
+    shutil.copytree(project / 'datasets/quickstart/source/train', tmp_path / 'train')
+    for picture in (tmp_path / 'train' / 'HR').iterdir():
+        picture.write_bytes(picture.read_bytes()[:200])
+    options = [
+        f'datasets.train.dataroot_{key}={tmp_path}/train/{folder}' for key, folder in (('gt', 'HR'), ('lq', 'LR'))
+    ]
+    printed = run(project, 'Train_pip.py', '-opt', QUICK_START_OPTIONS, '--set', 'name=broken', *options, code=2)
+    assert re.search(r'^error: dataroot_gt: cannot read the picture .*/train/HR/', printed, re.M), printed
+    assert 'Traceback' not in printed
+
+
 def test_broken_picture_is_named(project, quick_start):
     broken = project / 'datasets/quickstart/source/test/LR/camera_0.png'
     content = broken.read_bytes()
@@ -169,7 +200,7 @@ def test_ctrl_c_ends_a_run_with_one_message(project, quick_start):
         os.killpg(process.pid, signal.SIGINT)
         printed += process.stderr.read()
     assert process.returncode == 130, printed
-    assert 'interrupted; training goes on from its newest state with --auto_resume' in printed
+    assert 'interrupted; a training with a saved state goes on with --auto_resume' in printed
     assert 'Traceback' not in printed
     assert (project / 'experiments/long/training_states/2.state').exists()
 

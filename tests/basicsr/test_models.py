@@ -357,15 +357,22 @@ def test_short_run_with_the_papers_coefficients_is_warned_about(pictures, tmp_pa
     assert 'stable layers have a time constant longer than the run' in warnings[0]
 
 
+@pytest.mark.parametrize('model_type', ['SRModel', 'LDTModel'])
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
         ({'optim_g': {'type': 'Adamm', 'lr': 1e-3}}, "torch.optim has no 'Adamm'; did you mean 'Adam'"),
-        ({'optim_g': {'type': 'Adam', 'lr': 1e-3, 'beta': 1}}, "train.optim_g.beta.*did you mean 'betas'"),
+        (
+            {'optim_g': {'type': 'Adam', 'lr': 1e-3, 'beta': 1}},
+            "train.optim_g: Adam takes no option 'beta'; did you mean 'betas'",
+        ),
         ({'scheduler': {'type': 'StepLR'}}, 'train.scheduler.type'),
+        ({'scheduler': {'type': 'MultiStepLR', 'milestone': [1]}}, "no option 'milestone'; did you mean 'milestones'"),
+        ({'optim_g': {'type': 'Adam', 'lr': 1e-3, 'betas': 3}}, 'train.optim_g.betas'),
+        ({'optim_g': {'type': 'Adam', 'lr': -1}}, 'train.optim_g: Adam: .*learning rate'),
         ({'pixel_opt': None}, 'train.pixel_opt: missing'),
     ],
 )
-def test_mistakes_in_the_training_section(pictures, tmp_path, changes, message):
+def test_mistakes_in_the_training_section(pictures, tmp_path, model_type, changes, message):
     with pytest.raises(ValueError, match=message):
-        build(options(pictures, tmp_path, **changes))
+        build(options(pictures, tmp_path, model_type, **changes))

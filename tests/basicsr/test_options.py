@@ -132,6 +132,31 @@ def test_models_and_data_sets_of_users_have_their_own_keys(tmp_path):
     assert opt['train'] == {'fft_opt': {'w': 1}}
 
 
+def test_numbers_are_checked(tmp_path):
+    opt, _ = parse(tmp_path, MINIMAL + 'train: {total_iter: 5e3}\nval: {val_freq: !!float 2e2}')
+    assert opt['train']['total_iter'] == 5000
+    wrong = MINIMAL.replace('scale: 2', 'scale: two').replace('name: trial', 'name: a/b')
+    with pytest.raises(ValueError) as error:
+        parse(tmp_path, wrong + 'train: {total_iter: -4}\nlogger: {print_freq: 1.5}\nval: {val_freq: .inf}')
+    for part in (
+        "scale: must be a whole number of at least 1, not 'two'",
+        'train.total_iter: must be a whole number of at least 1, not -4',
+        'logger.print_freq: must be a whole number of at least 1, not 1.5',
+        'val.val_freq: must be',
+        'name: names a folder',
+    ):
+        assert part in str(error.value)
+    for text, message in (('num_gpu: -1', 'num_gpu: must be auto'), ('num_gpu: many', 'num_gpu: must be auto')):
+        with pytest.raises(ValueError, match=message):
+            parse(tmp_path, MINIMAL + text)
+
+
+def test_two_test_sets_of_one_name_are_refused(tmp_path):
+    text = MINIMAL + '  test_1: &t {name: a, type: SingleImageDataset}\n  test_2: *t'
+    with pytest.raises(ValueError, match="two test sets are called 'a'"):
+        parse(tmp_path, text)
+
+
 def test_what_is_not_supported_yet_is_refused_not_ignored(tmp_path):
     with pytest.raises(ValueError, match=r'val\.selfensemble_testing: not supported yet'):
         parse(tmp_path, MINIMAL + 'val: {selfensemble_testing: true, patchwise_testing: false}')
@@ -154,16 +179,19 @@ def test_every_package_is_installed():
 
 
 def test_missing_data_and_weights_are_all_named(tmp_path):
-    opt, _ = parse(tmp_path, MINIMAL + 'data_hint: ask the authors\npath: {pretrain_network_g: w.pth}')
+    opt, _ = parse(
+        tmp_path, MINIMAL + 'data_hint: ask the authors\npath: {pretrain_network_g: pretrained_models/w.pth}'
+    )
     (tmp_path / 'data' / 'HR').mkdir(parents=True)
     with pytest.raises(FileNotFoundError) as error:
         check_files(opt)
     text = str(error.value)
     assert f'datasets.val_1.dataroot_lq: {tmp_path / "data/LR"}' in text
     assert 'dataroot_gt' not in text
-    assert f'path.pretrain_network_g: {tmp_path / "w.pth"}' in text
+    assert f'path.pretrain_network_g: {tmp_path / "pretrained_models/w.pth"}' in text
     assert 'ask the authors' in text and 'pretrained_models/README.md' in text
     (tmp_path / 'data' / 'LR').mkdir()
-    (tmp_path / 'w.pth').touch()
+    (tmp_path / 'pretrained_models').mkdir()
+    (tmp_path / 'pretrained_models' / 'w.pth').touch()
     check_files(opt)
     assert opt['path']['pretrain_network_g'].endswith('w.pth')

@@ -59,11 +59,11 @@ def _build(library: Path) -> None:
         pass  # the system may have one
     folder = tempfile.mkdtemp(dir=library.parent, prefix='build-')
     try:
+        # Not linked to an OpenMP library: the one that torch has loaded serves, and two in a process would fight.
         cpp_extension.load(
             'basicsr_scan',
             [str(SOURCE)],
             extra_cflags=_flags(),
-            extra_ldflags=['-fopenmp'],
             build_directory=folder,
             is_python_module=False,
         )
