@@ -148,7 +148,7 @@ def _scale_scores(axes: Axes, values: np.ndarray) -> None:
     if values.min() > 0:
         axes.set_yscale('log')
     else:
-        axes.set_yscale('symlog', linthresh=float(sizes.min()))
+        axes.set_yscale('symlog', linthresh=10 ** np.floor(np.log10(sizes.min())), linscale=2)
 
 
 def _draw_threshold(axes: Axes, stable: np.ndarray, unstable: np.ndarray) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from . import cpu_scan
-from .operator import scan
+from .operator import backend_module, scan
 from .reference import reference_scan
 
 __all__ = ['BACKENDS', 'available_backends', 'selective_scan']
@@ -59,8 +59,25 @@ def _cpu_works() -> bool:
 
 @cache
 def _triton_works() -> bool:
+    """Whether Triton's kernels compile for this GPU and give, in a small case, what plain torch gives."""
     if importlib.util.find_spec('triton') is None:
         _log().warning('Triton is not installed; using the slower selective scan "torch": pip install triton')
+        return False
+    try:
+        results = []
+        for backend in ('triton', 'torch'):
+            generator = torch.Generator().manual_seed(0)
+            shapes = [(1, 2, 5, 70), (1, 2, 5, 70), (2, 5, 4), (1, 2, 4, 70), (1, 2, 4, 70), (2, 5), (2, 5)]
+            tensors = [torch.randn(shape, generator=generator).cuda() for shape in shapes]
+            tensors[2] = -tensors[2].abs()
+            module = backend_module(backend)
+            y, kept = module.forward(*tensors, True, 1, True)
+            results.append([y, *module.backward(y, *tensors, kept, True, 1)])
+        for own, expected in zip(*results, strict=True):
+            torch.testing.assert_close(own, expected, rtol=1e-3, atol=1e-3)
+    except Exception as error:  # whatever a compiler or a driver may come up with
+        cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        _log().warning('Triton\'s selective scan does not work on this GPU (%s); using the slower "torch"', cause)
         return False
     return True
 

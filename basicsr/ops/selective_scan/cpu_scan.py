@@ -103,7 +103,8 @@ def kept_shape(delta: Tensor, state: int) -> tuple[int, ...]:
 def forward(u, delta, A, B, C, D, bias, softplus: bool, backwards: int, keep: bool) -> tuple[Tensor, Tensor]:
     """y, (batch, groups, dim, length), and the kept states, empty unless `keep`; shapes are in `csrc/scan.cpp`."""
     load()
-    return torch.ops.basicsr_cpu.scan_forward(u, delta, A, B, C, D, bias, softplus, backwards, keep)
+    y, kept = torch.ops.basicsr_cpu.scan_forward(u, delta, A, B, C, D, bias, softplus, backwards, keep)
+    return y, kept if keep else kept.new_empty(0)
 
 
 def backward(grad, u, delta, A, B, C, D, bias, kept, softplus: bool, backwards: int) -> tuple[Tensor, ...]:

@@ -43,8 +43,8 @@ def scan(
 
 @scan.register_fake
 def _(u, delta, A, B, C, D, bias, softplus, backwards, keep, backend):
-    batch, *rest = backend_module(backend).kept_shape(delta, A.shape[-1])
-    return torch.empty_like(delta), delta.new_empty((batch if keep else 0, *rest))
+    kept = backend_module(backend).kept_shape(delta, A.shape[-1]) if keep else (0,)
+    return torch.empty_like(delta), delta.new_empty(kept)
 
 
 @torch.library.custom_op('basicsr::selective_scan_backward', mutates_args=())
