@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 from pathlib import Path
@@ -55,6 +56,8 @@ def find_weights(checkpoint: Any, path: str | os.PathLike, param_key: str | None
     if isinstance(checkpoint, dict):
         for key in (param_key, 'params', 'params_ema', 'state_dict'):
             if key is not None and isinstance(checkpoint.get(key), dict):
+                if key != param_key:
+                    logging.getLogger('basicsr').warning('%s has no %r: reading %r', path, param_key, key)
                 checkpoint = checkpoint[key]
                 break
     if not isinstance(checkpoint, dict) or not any(isinstance(value, Tensor) for value in checkpoint.values()):
