@@ -143,10 +143,10 @@ def train_pipeline(root_path: str, args: argparse.Namespace | None = None) -> No
     """
     opt, args = parse_options(root_path, is_train=True, args=args)
     logger = get_root_logger()
+    check_metrics(opt)  # before a pre-training takes its time
     prepare(root_path, opt, args)
     set_random_seed(opt['manual_seed'] + opt['rank'])  # a pre-training drew on it, where there was one
     check_files(opt)
-    check_metrics(opt)
     train_loader, sampler, val_loaders, _, _ = create_train_val_dataloader(opt, logger)
 
     resume_state = load_resume_state(opt)
