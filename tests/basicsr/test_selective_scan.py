@@ -1,3 +1,5 @@
+import importlib
+import logging
 import os
 import subprocess
 import sys
@@ -7,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import basicsr.ops.selective_scan as selective_scan_module
 from basicsr.ops.selective_scan import available_backends, selective_scan
 from basicsr.ops.selective_scan.operator import scan, scan_backward
 
@@ -302,3 +305,42 @@ def test_environment_chooses_the_backend(tmp_path):
     process = start(tmp_path, LDT_SELECTIVE_SCAN='fast')
     printed, _ = process.communicate(timeout=240)
     assert process.returncode == 1 and "no selective scan backend is called 'fast'" in printed
+
+
+def test_mamba_ssm_is_used_where_its_extension_imports(tmp_path, monkeypatch, caplog):
+    monkeypatch.syspath_prepend(tmp_path)
+    package = tmp_path / 'mamba_ssm' / 'ops'
+    package.mkdir(parents=True)
+    for init in (package.parent / '__init__.py', package / '__init__.py'):
+        init.touch()
+
+    def forget():
+        for name in [name for name in sys.modules if name.startswith('mamba_ssm')]:
+            del sys.modules[name]
+        importlib.invalidate_caches()
+        selective_scan_module._mamba_ssm.cache_clear()
+
+    def found(source: str):
+        (package / 'selective_scan_interface.py').write_text(source)
+        forget()
+        caplog.clear()
+        return [selective_scan_module._mamba_ssm() for _ in range(2)]
+
+    monkeypatch.setattr(logging.getLogger('basicsr'), 'propagate', True)
+    try:
+        assert found('def selective_scan_fn():\n    return 1')[0]() == 1
+        assert not caplog.records
+        # What the package does where its extension was not built, or for another torch.
+        assert found('import selective_scan_cuda') == [None, None]
+        assert len(caplog.records) == 1 and 'MAMBA_FORCE_BUILD=TRUE pip install' in caplog.text
+        assert found('raise RuntimeError("undefined symbol: for another torch")') == [None, None]
+        assert len(caplog.records) == 1 and 'undefined symbol: for another torch' in caplog.text
+    finally:
+        forget()
+
+
+@pytest.mark.skipif(importlib.util.find_spec('mamba_ssm') is not None, reason='mamba-ssm is installed')
+def test_absent_mamba_ssm_is_silent(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger('basicsr'), 'propagate', True)
+    selective_scan_module._mamba_ssm.cache_clear()
+    assert selective_scan_module._mamba_ssm() is None and not caplog.records

@@ -40,8 +40,13 @@ def _mamba_ssm() -> Callable | None:
         return None
     try:
         from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
-    except (ImportError, OSError) as error:
-        _log().warning('mamba-ssm is installed but does not import (%s); build it for this torch and CUDA', error)
+    except Exception as error:  # its own extension, or one of the many packages that it imports
+        _log().warning(
+            'mamba-ssm is installed but does not import (%s); it is left aside. To use it, build its extension: '
+            'MAMBA_FORCE_BUILD=TRUE pip install --no-build-isolation --force-reinstall --no-deps mamba-ssm; to '
+            'silence this: pip uninstall mamba-ssm',
+            error,
+        )
         return None
     return selective_scan_fn
 
