@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import math
 import os
 import runpy
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if __name__ == '__main__':
     runpy.run_path(str(ROOT / 'basicsr' / 'utils' / 'own_copy.py'))['use_own_copy'](ROOT)
 
+import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -22,20 +26,30 @@ from basicsr.data.prefetch_dataloader import CPUPrefetcher, CUDAPrefetcher
 from basicsr.evaluation import compare
 from basicsr.metrics import check_metrics
 from basicsr.models import build_model
-from basicsr.utils.checkpoint import load_checkpoint
+from basicsr.models.stepping import NotFinite
+from basicsr.ops.selective_scan import chosen_backend
+from basicsr.resume import batches_done, keep_options, load_resume_state, restore_random_state, run_state
+from basicsr.utils.checkpoint import prune_checkpoints
 from basicsr.utils.command_line import make_parser, run_from_command_line
 from basicsr.utils.dist_util import barrier
-from basicsr.utils.logger import AvgTimer, MessageLogger, get_env_info, get_root_logger, init_tb_logger
+from basicsr.utils.logger import (
+    AvgTimer,
+    MessageLogger,
+    get_env_info,
+    get_root_logger,
+    init_tb_logger,
+    init_wandb_logger,
+)
 from basicsr.utils.misc import make_exp_dirs, make_sub_dirs, set_random_seed
 from basicsr.utils.options import (
     check_files,
-    copy_opt_file,
     dict2str,
     missing_data,
     parse_options,
     resolve_datasets,
     yaml_load,
 )
+from basicsr.utils.stopping import Stopped, StopSignals
 
 DREALSR_OPTIONS = 'options/train/LDT/train_LDT_MambaIR_SRx4_DRealSR.yml'
 QUICK_START_OPTIONS = 'options/train/LDT/train_LDT_MambaIR_quickstart.yml'
@@ -68,27 +82,9 @@ def prepare(root_path: str, opt: dict, args: argparse.Namespace) -> None:
     ):
         get_root_logger().info('%s is not there: training it first', paths['pretrain_network_g'])
         shared = [text for text in args.set if text.startswith(('network_g.', 'num_gpu='))]
-        before = {'opt': paths['pretrain_opt'], 'set': shared, 'auto_resume': False}
+        before = {'opt': paths['pretrain_opt'], 'set': shared}
         train_pipeline(root_path, argparse.Namespace(**{**vars(args), **before}))
         barrier()
-
-
-def load_resume_state(opt: dict) -> dict[str, Any] | None:
-    """The training state to go on from: `path.resume_state`, or the newest with `--auto_resume`; None starts anew."""
-    path = opt['path'].get('resume_state')
-    if opt['auto_resume']:
-        states = [file for file in Path(opt['path']['training_states']).glob('*.state') if file.stem.isdigit()]
-        if states:
-            path = str(max(states, key=lambda file: int(file.stem)))
-    if not path:
-        if opt['auto_resume']:
-            get_root_logger().info('There is no training state in %s: starting anew', opt['path']['training_states'])
-        return None
-    state = load_checkpoint(path)
-    if not isinstance(state, dict) or 'iter' not in state or 'optimizers' not in state:
-        raise ValueError(f'{path} is no training state; they are called training_states/<iter>.state')
-    opt['path']['resume_network'] = str(Path(path).parent.parent / 'models' / f'net_g_{state["iter"]}.pth')
-    return state
 
 
 def create_train_val_dataloader(opt: dict, logger: Any) -> tuple[Any, EnlargedSampler, list[Any], int, int]:
@@ -96,13 +92,7 @@ def create_train_val_dataloader(opt: dict, logger: Any) -> tuple[Any, EnlargedSa
     train_loader, val_loaders = None, []
     for dataset_opt in opt['datasets'].values():
         if dataset_opt['phase'] == 'train':
-            train_set = build_dataset(dataset_opt)
-            sampler = EnlargedSampler(
-                train_set, opt['world_size'], opt['rank'], dataset_opt.get('dataset_enlarge_ratio', 1)
-            )
-            train_loader = build_dataloader(
-                train_set, dataset_opt, opt['num_gpu'], opt['dist'], sampler, opt['manual_seed']
-            )
+            train_loader, sampler = _train_loader(opt, dataset_opt, opt['train'].get('accumulate') or 1)
         elif dataset_opt['phase'] == 'val':
             val_loaders.append(build_dataloader(build_dataset(dataset_opt), dataset_opt, opt['num_gpu']))
         elif dataset_opt['phase'] != 'test':
@@ -115,20 +105,13 @@ def create_train_val_dataloader(opt: dict, logger: Any) -> tuple[Any, EnlargedSa
     return train_loader, sampler, val_loaders, total_epochs, total_iters
 
 
-def _validate(opt: dict, model: Any, val_loaders: list[Any], current_iter: int, tb_logger: Any) -> None:
-    """Validate on every set, and keep the network as `net_g_best.pth` where the metric's mean is the best so far."""
-    results = []
-    for val_loader in val_loaders:
-        model.validation(val_loader, current_iter, tb_logger, (opt.get('val') or {}).get('save_img', False))
-        results.append(dict(getattr(model, 'metric_results', {})))
-    metric = opt['logger'].get('save_best')
-    results = [result for result in results if metric in result]
-    if results and opt['rank'] == 0:
-        model._initialize_best_metric_results(_MEAN)
-        mean = sum(result[metric] for result in results) / len(results)
-        model._update_best_metric_result(_MEAN, metric, mean, current_iter)
-        if model.best_metric_results[_MEAN][metric]['iter'] == current_iter:
-            model.save_weights('best')
+def _train_loader(opt: dict, dataset_opt: dict, accumulate: int = 1) -> tuple[Any, EnlargedSampler]:
+    dataset, ratio = build_dataset(dataset_opt), dataset_opt.get('dataset_enlarge_ratio') or 1
+    sampler = EnlargedSampler(dataset, opt['world_size'], opt['rank'], ratio)
+    loader = build_dataloader(
+        dataset, dataset_opt, opt['num_gpu'], opt['dist'], sampler, opt['manual_seed'], accumulate
+    )
+    return loader, sampler
 
 
 def train_pipeline(root_path: str, args: argparse.Namespace | None = None) -> None:
@@ -139,39 +122,34 @@ def train_pipeline(root_path: str, args: argparse.Namespace | None = None) -> No
         args: A parsed command line; None parses `sys.argv`.
 
     Raises:
-        FileNotFoundError, ValueError, KeyError: Mistakes in the options or the data, before anything is trained.
+        FileNotFoundError, ValueError, KeyError: Mistakes in the options or the data, before anything is trained; or
+            losses that are NaN or infinite for too long.
+        Stopped: Ctrl-C or SIGTERM, after the run was saved.
     """
     opt, args = parse_options(root_path, is_train=True, args=args)
     logger = get_root_logger()
     check_metrics(opt)  # before a pre-training takes its time
     prepare(root_path, opt, args)
-    set_random_seed(opt['manual_seed'] + opt['rank'])  # a pre-training drew on it, where there was one
     check_files(opt)
+    resume_state = load_resume_state(opt)
+    set_random_seed(opt['manual_seed'] + opt['rank'])  # a pre-training drew on it, where there was one
     train_loader, sampler, val_loaders, _, _ = create_train_val_dataloader(opt, logger)
 
-    resume_state = load_resume_state(opt)
     model = build_model(opt)
-    model.train_loader = train_loader
+    # A loader of its own: looking at batches between two iterations must not move the training's.
+    train_opt = next(dataset for dataset in opt['datasets'].values() if dataset['phase'] == 'train')
+    model.train_loader, _ = _train_loader(opt, {**train_opt, 'prefetch_mode': None, 'persistent_workers': False})
     make_exp_dirs(opt) if resume_state is None else make_sub_dirs(opt)
     barrier()
-    tb_logger = None
-    if opt['rank'] == 0:
-        copy_opt_file(args.merged, opt['path']['experiments_root'])
-        logger = get_root_logger(log_file=os.path.join(opt['path']['log'], f'train_{opt["name"]}.log'))
-        if opt['logger'].get('use_tb_logger'):
-            tb_logger = init_tb_logger(opt['path']['tb_logger'])
-    logger.info(get_env_info())
-    logger.info('Options:\n%s', dict2str(args.merged))
+    tb_logger = _begin_logs(opt, args, model, resume_state)
+    model.tb_logger = tb_logger
 
-    epoch, current_iter = 0, 0
+    run = _Run(opt, model, train_loader, sampler, val_loaders, tb_logger)
     if resume_state is None:
-        model.before_training(train_loader)
+        model.before_training(model.train_loader)
     else:
-        model.resume_training(resume_state)
-        epoch, current_iter = resume_state['epoch'], resume_state['iter']
-        logger.info('Going on from epoch %d, iteration %d', epoch, current_iter)
-
-    _iterate(opt, model, train_loader, sampler, val_loaders, tb_logger, epoch, current_iter)
+        run.resume(resume_state)
+    run.iterate()
 
     model.save(-1, -1)
     if tb_logger:
@@ -180,67 +158,162 @@ def train_pipeline(root_path: str, args: argparse.Namespace | None = None) -> No
         _report(opt, model)
 
 
-def _iterate(
-    opt: dict,
-    model: Any,
-    train_loader: Any,
-    sampler: EnlargedSampler,
-    val_loaders: list[Any],
-    tb_logger: Any,
-    epoch: int,
-    current_iter: int,
-) -> None:
-    """The training loop, from `epoch` and the iteration after `current_iter` to `train.total_iter`."""
-    total_iters, val_freq = int(opt['train']['total_iter']), int((opt.get('val') or {}).get('val_freq') or 0)
-    print_freq = int(opt['logger'].get('print_freq') or 100)
-    save_freq = int(opt['logger'].get('save_checkpoint_freq') or 0)
-    prefetcher = _prefetcher(train_loader, opt)
-    message = MessageLogger(opt, current_iter + 1, tb_logger)
-    data_timer, iter_timer = AvgTimer(print_freq), AvgTimer(print_freq)
-    quiet = None if opt['rank'] == 0 else True  # None: where the output is no terminal
-    progress = tqdm(total=total_iters, initial=current_iter, desc=opt['name'], unit='it', disable=quiet)
-    with logging_redirect_tqdm([get_root_logger()]), progress:
-        while current_iter < total_iters:
-            sampler.set_epoch(epoch)
-            prefetcher.reset()
-            while current_iter < total_iters and (batch := prefetcher.next()) is not None:
-                data_timer.record()
-                current_iter += 1
-                model.update_learning_rate(current_iter, opt['train'].get('warmup_iter', -1))
-                model.feed_data(batch)
-                model.optimize_parameters(current_iter)
-                iter_timer.record()
-                _check_finite(model.get_current_log(), current_iter)
-                progress.set_postfix({name: f'{value:.4f}' for name, value in model.get_current_log().items()}, False)
-                progress.update()
-
-                if current_iter % print_freq == 0:
-                    message(
-                        {
-                            'epoch': epoch,
-                            'iter': current_iter,
-                            'lrs': model.get_current_learning_rate(),
-                            'time': iter_timer.get_avg_time(),
-                            'data_time': data_timer.get_avg_time(),
-                            **model.get_current_log(),
-                        }
-                    )
-                if val_freq and (current_iter % val_freq == 0 or current_iter == total_iters):
-                    _validate(opt, model, val_loaders, current_iter, tb_logger)
-                if save_freq and current_iter % save_freq == 0:
-                    model.save(epoch, current_iter)  # after the validation, whose best results it holds
-                data_timer.restart()
-                iter_timer.restart()
-            epoch += 1
+def _begin_logs(opt: dict, args: argparse.Namespace, model: Any, resume_state: dict | None) -> Any:
+    """Open the logs and begin them with all that tells this run from another; returns TensorBoard's writer."""
+    logger, tb_logger, paths = get_root_logger(), None, opt['path']
+    if opt['rank'] == 0:
+        keep_options(args.merged, paths['experiments_root'], resume_state and resume_state['iter'])
+        logger = get_root_logger(log_file=os.path.join(paths['log'], f'train_{opt["name"]}.log'))
+        init_wandb_logger(opt)
+        if opt['logger'].get('use_tb_logger'):
+            tb_logger = init_tb_logger(paths['tb_logger'], resume_state['iter'] + 1 if resume_state else None)
+    logger.info(get_env_info())
+    networks = [net for net in vars(model).values() if isinstance(net, torch.nn.Module)]
+    scans = {module.scan_backend for net in networks for module in net.modules() if hasattr(module, 'scan_backend')}
+    for asked in scans:
+        logger.info('Selective scan: %s', chosen_backend(model.device.type, asked))
+    logger.info('Options:\n%s', dict2str(args.merged))
+    return tb_logger
 
 
-def _check_finite(losses: dict[str, float], current_iter: int) -> None:
-    broken = [name for name, value in losses.items() if not math.isfinite(value)]
-    if broken:
-        raise ValueError(
-            f'{", ".join(broken)} is NaN or infinite at iteration {current_iter}: lower train.optim_g.lr, or look at '
-            'the data; the checkpoints that were saved before are as they were'
+class _Run:
+    """The training loop and its place: epoch, batches of it that are done, iteration."""
+
+    def __init__(
+        self, opt: dict, model: Any, train_loader: Any, sampler: EnlargedSampler, val_loaders: list, tb_logger: Any
+    ) -> None:
+        self.opt, self.model, self.sampler, self.val_loaders, self.tb_logger = (
+            opt,
+            model,
+            sampler,
+            val_loaders,
+            tb_logger,
         )
+        self.batch_size = train_loader.batch_size
+        self.prefetcher = _prefetcher(train_loader, opt)
+        self.total_iters = int(opt['train']['total_iter'])
+        self.val_freq = int((opt.get('val') or {}).get('val_freq') or 0)
+        self.save_freq = int(opt['logger'].get('save_checkpoint_freq') or 0)
+        self.epoch = self.batches = self.current_iter = 0
+        self.validated = True
+
+    def resume(self, state: dict) -> None:
+        """Go on from a training state."""
+        self.model.resume_training(state)
+        self.epoch, self.current_iter = state['epoch'], state['iter']
+        self.batches = batches_done(state, self.sampler, self.batch_size)
+        self.validated = state.get('validated', True)
+        restore_random_state(state, self.opt['rank'])
+        get_root_logger().info(
+            'Going on from epoch %d, iteration %d; of what stands above, lines after byte %d are done again',
+            self.epoch,
+            self.current_iter,
+            state.get('log_position', 0),
+        )
+
+    def iterate(self) -> None:
+        """Train from the iteration after `current_iter` to `train.total_iter`."""
+        opt, model = self.opt, self.model
+        print_freq = int(opt['logger'].get('print_freq') or 100)
+        message = MessageLogger(opt, self.current_iter + 1, self.tb_logger)
+        data_timer, iter_timer = AvgTimer(print_freq), AvgTimer(print_freq)
+        quiet = None if opt['rank'] == 0 else True  # None: where the output is no terminal
+        progress = tqdm(total=self.total_iters, initial=self.current_iter, desc=opt['name'], unit='it', disable=quiet)
+        with StopSignals() as signals, logging_redirect_tqdm([get_root_logger()]), progress:
+            if not self.validated:
+                self._validate(signals)
+            while self.current_iter < self.total_iters:
+                self.sampler.set_epoch(self.epoch, self.batches * self.batch_size)
+                self.prefetcher.reset()
+                while self.current_iter < self.total_iters and (batch := self.prefetcher.next()) is not None:
+                    data_timer.record()
+                    self.current_iter += 1
+                    self.batches += 1
+                    model.update_learning_rate(self.current_iter, opt['train'].get('warmup_iter', -1))
+                    model.feed_data(batch)
+                    self._optimize()
+                    iter_timer.record()
+                    losses = model.get_current_log()
+                    shown = [f'{name} {value:.4f}' for name, value in losses.items()]
+                    progress.set_postfix_str(', '.join([*shown, f'data {data_timer.get_avg_time():.3f} s']), False)
+                    progress.update()
+
+                    if self.current_iter % print_freq == 0:
+                        lrs = model.get_current_learning_rate()
+                        times = {'time': iter_timer.get_avg_time(), 'data_time': data_timer.get_avg_time()}
+                        message({'epoch': self.epoch, 'iter': self.current_iter, 'lrs': lrs, **times, **losses})
+                    self._look_and_save(signals)
+                    data_timer.restart()
+                    iter_timer.restart()
+                self.epoch, self.batches = self.epoch + 1, 0
+
+    def _optimize(self) -> None:
+        try:
+            self.model.optimize_parameters(self.current_iter)
+        except NotFinite as error:
+            self.save()
+            raise ValueError(
+                f'{error}. The weights of the last good step are in the checkpoint of iteration {self.current_iter}'
+            ) from error
+        skipped = getattr(self.model, 'stepper', None) and self.model.stepper.bad_steps
+        broken = [name for name, value in self.model.get_current_log().items() if not math.isfinite(value)]
+        if broken and not skipped:  # a model with a step of its own
+            raise ValueError(f'{", ".join(broken)} is NaN or infinite at iteration {self.current_iter}')
+
+    def _look_and_save(self, signals: StopSignals) -> None:
+        """Validate and save where that is due; save and stop where a signal has come."""
+        stop = signals.received()
+        if self.val_freq and (self.current_iter % self.val_freq == 0 or self.current_iter == self.total_iters):
+            self.validated = False
+            if not stop:
+                self._validate(signals)
+                stop = signals.received()
+        if stop or (self.save_freq and self.current_iter % self.save_freq == 0):
+            self.save()  # after the validation, whose best results it holds
+        if stop:
+            raise Stopped(
+                stop,
+                f'{signal.Signals(stop).name}: stopped after iteration {self.current_iter} and saved it; '
+                '--auto_resume goes on from there',
+            )
+
+    def _validate(self, signals: StopSignals) -> None:
+        """Validate on every set; keep the network as `net_g_best.pth` where the metric's mean is the best so far."""
+        model, opt, results = self.model, self.opt, []
+        before = copy.deepcopy(model.best_metric_results)
+        with signals.breaking_off():
+            for val_loader in self.val_loaders:
+                save_img = (opt.get('val') or {}).get('save_img', False)
+                model.validation(val_loader, self.current_iter, self.tb_logger, save_img)
+                results.append(dict(getattr(model, 'metric_results', {})))
+            self.validated = True
+        if not self.validated:
+            model.best_metric_results = before
+            return
+        metric = opt['logger'].get('save_best')
+        results = [result for result in results if metric in result]
+        if results:
+            model._initialize_best_metric_results(_MEAN)
+            mean = sum(result[metric] for result in results) / len(results)
+            model._update_best_metric_result(_MEAN, metric, mean, self.current_iter)
+            if model.best_metric_results[_MEAN][metric]['iter'] == self.current_iter:
+                self._try_to_save(lambda: model.save_weights('best'))
+
+    def save(self) -> None:
+        """Save weights and training state; a full disk is logged, and the run goes on."""
+        self.model.run_state = run_state(self.opt, self.sampler, self.batches, self.batch_size, self.validated)
+        saved = self._try_to_save(lambda: self.model.save(self.epoch, self.current_iter))
+        keep = self.opt['logger'].get('keep_checkpoints')
+        if saved and keep and self.opt['rank'] == 0:
+            prune_checkpoints(self.opt['path']['models'], self.opt['path']['training_states'], keep)
+
+    def _try_to_save(self, save: Callable[[], None]) -> bool:
+        try:
+            save()
+        except OSError as error:
+            get_root_logger().error('%s. The run goes on; what was saved before is as it was', error)
+            return False
+        return True
 
 
 def _prefetcher(loader: Any, opt: dict) -> CPUPrefetcher | CUDAPrefetcher:

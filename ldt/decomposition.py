@@ -84,6 +84,48 @@ class LayerDecomposition:
         primary, auxiliary = dict(self.primary.named_parameters()), dict(self.auxiliary.named_parameters())
         return [primary[name] for name in self.partition.stable] + [auxiliary[name] for name in self.partition.unstable]
 
+    def repartition(self, partition: Partition, decay: Mapping[str, float]) -> list[str]:
+        """Split the layers anew: a layer that changes sides takes its trained and its averaged values along.
+
+        No weight changes: each side's values go on as what they were, trained or averaged, and so does the composite.
+        The trained tensors are the same `nn.Parameter` objects as before, in the other branch, so that an optimizer's
+        moments hold; bring its list into this order by `optimizer.param_groups[0]['params'] =
+        net.trainable_parameters()`. What `wrap` made must be made again.
+
+        Args:
+            partition: The new groups, of the same layers.
+            decay: W by name, each in [0, 1).
+
+        Returns:
+            The layers that changed sides.
+
+        Raises:
+            ValueError: The partition has other layers, or the decay does not fit.
+        """
+        self._refuse_inside_composite('repartition')
+        before, after = self.partition, partition
+        strange = {*before.stable, *before.unstable} ^ {*after.stable, *after.unstable}
+        if strange:
+            raise ValueError(f'the new partition must have the layers of the old one, not {_listing(sorted(strange))}')
+        decay = _checked_decay(decay, after)
+        moved = sorted({*before.stable} ^ {*after.stable})
+        precise = self._precise_by_name()
+        _swap_parameters(self.primary, self.auxiliary, moved)
+        self.partition, self.decay = after, decay
+        self._make_averages()
+        for name, own in self._precise_by_name().items():
+            own.copy_(precise[name])
+        return moved
+
+    def _precise_by_name(self) -> dict[str, Tensor]:
+        """The float32 averages of the low-precision layers."""
+        names = self.partition.unstable, self.partition.stable
+        return {
+            group[index]: tensor
+            for group, average in zip(names, self._averages, strict=True)
+            for index, tensor in zip(average.low, average.precise, strict=True)
+        }
+
     def train(self, mode: bool = True) -> LayerDecomposition:
         self.primary.train(mode)
         self.auxiliary.train(mode)
@@ -195,6 +237,16 @@ def _freeze(branch: nn.Module, names: list[str]) -> None:
         parameters[name].requires_grad_(False)
     for parameter in parameters.values():
         parameter.grad = None
+
+
+def _swap_parameters(one: nn.Module, other: nn.Module, names: list[str]) -> None:
+    """Exchange these parameters, the objects, between two networks, wherever tied weights have them."""
+    ones, others = dict(one.named_parameters()), dict(other.named_parameters())
+    partner = {ones[name]: others[name] for name in names} | {others[name]: ones[name] for name in names}
+    for module in (*one.modules(), *other.modules()):
+        for key, parameter in module._parameters.items():
+            if parameter is not None:
+                module._parameters[key] = partner.get(parameter, parameter)
 
 
 def _checked_decay(decay: Mapping[str, float], partition: Partition) -> dict[str, float]:

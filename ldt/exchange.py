@@ -104,8 +104,8 @@ class MovingAverage:
     def __init__(self, averages: Sequence[Tensor], trained: Sequence[Tensor], decays: Sequence[float]) -> None:
         self._averages, self._trained = list(averages), list(trained)
         self._rates = [1 - decay for decay in decays]
-        self._low = [index for index, tensor in enumerate(self._averages) if tensor.dtype in _LOW_PRECISION]
-        self.precise: list[Tensor] = [self._averages[index].detach().float() for index in self._low]
+        self.low: list[int] = [index for index, tensor in enumerate(self._averages) if tensor.dtype in _LOW_PRECISION]
+        self.precise: list[Tensor] = [self._averages[index].detach().float() for index in self.low]
         """The float32 averages of the low-precision tensors, in their order."""
 
     @torch.no_grad()
@@ -113,8 +113,8 @@ class MovingAverage:
         """Move every average once, with one foreach kernel for all of them."""
         averages: list[Tensor] = [tensor.detach() for tensor in self._averages]
         trained: list[Tensor] = [tensor.detach() for tensor in self._trained]
-        for index, precise in zip(self._low, self.precise, strict=True):
+        for index, precise in zip(self.low, self.precise, strict=True):
             averages[index], trained[index] = precise, trained[index].float()
         torch._foreach_lerp_(averages, trained, self._rates)
-        if self._low:
-            torch._foreach_copy_([self._averages[index].detach() for index in self._low], self.precise)
+        if self.low:
+            torch._foreach_copy_([self._averages[index].detach() for index in self.low], self.precise)

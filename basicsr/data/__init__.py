@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-import random
+import signal
 from copy import deepcopy
-from functools import partial
 from typing import Any
 
-import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from basicsr.data.data_sampler import EnlargedSampler, SeededDataset, SeededSampler
 from basicsr.data.prefetch_dataloader import PrefetchDataLoader
-from basicsr.utils.dist_util import get_dist_info
 from basicsr.utils.registry import DATASET_REGISTRY, import_modules
 
 __all__ = ['build_dataloader', 'build_dataset']
@@ -43,6 +42,7 @@ def build_dataloader(
     dist: bool = False,
     sampler: Sampler | None = None,
     seed: int | None = None,
+    accumulate: int = 1,
 ) -> DataLoader:
     """Make the loader of a dataset.
 
@@ -56,26 +56,32 @@ def build_dataloader(
         num_gpu: GPUs of a run in one process, whose batches and workers are multiplied by it; 0 means the CPU.
         dist: One process for each GPU, so that nothing is multiplied.
         sampler: Chooses the order in training.
-        seed: Seeds the workers' random numbers, see `worker_init_fn`.
+        seed: With an `EnlargedSampler`: every sample gets random numbers of its own, a function of this seed, the
+            epoch and the sample's place in it, see `SeededSampler`.
+        accumulate: Batches whose gradients make one step (`train.accumulate`); they are loaded as one.
 
     Raises:
         ValueError: A key is missing or has no meaning, or a training epoch is shorter than one batch.
     """
     phase = dataset_opt.get('phase')
     if phase == 'train':
-        args = _training_args(dataset, dataset_opt, 1 if dist else max(num_gpu, 1), sampler)
+        args = _training_args(dataset, dataset_opt, 1 if dist else max(num_gpu, 1), sampler, accumulate)
     elif phase in ('val', 'test'):
         args = {'batch_size': 1, 'shuffle': False, 'num_workers': dataset_opt.get('num_worker_per_gpu') or 0}
     else:
         raise ValueError(f'the phase of a dataset is train, val or test, not {phase!r}')
+    mode = dataset_opt.get('prefetch_mode')
+    if seed is not None and isinstance(sampler, EnlargedSampler):
+        dataset, args['sampler'] = SeededDataset(dataset), SeededSampler(sampler, seed)
+        if mode == 'cpu':  # its thread must not share the random numbers of the main process
+            args['num_workers'] = max(1, args['num_workers'])
     workers = args['num_workers']
-    if seed is not None and phase == 'train':
-        rank, _ = get_dist_info()
-        args['worker_init_fn'] = partial(worker_init_fn, num_workers=workers, rank=rank, seed=seed, sampler=sampler)
+    # Without a generator of its own a loader draws on torch's global one, on which the network draws, too.
+    args['generator'] = torch.Generator().manual_seed(seed or 0)
+    args['worker_init_fn'] = _leave_signals_to_the_main_process
     args['pin_memory'] = bool(dataset_opt.get('pin_memory'))
     args['persistent_workers'] = bool(dataset_opt.get('persistent_workers')) and workers > 0
 
-    mode = dataset_opt.get('prefetch_mode')
     if mode not in (None, 'cpu', 'cuda'):
         raise ValueError(f'prefetch_mode is cpu, cuda or left out, not {mode!r}')
     if mode == 'cpu':
@@ -84,11 +90,13 @@ def build_dataloader(
     return DataLoader(dataset, **args)
 
 
-def _training_args(dataset: Dataset, opt: dict, multiplier: int, sampler: Sampler | None) -> dict[str, Any]:
+def _training_args(
+    dataset: Dataset, opt: dict, multiplier: int, sampler: Sampler | None, accumulate: int
+) -> dict[str, Any]:
     for key in ('batch_size_per_gpu', 'num_worker_per_gpu'):
         if opt.get(key) is None:
             raise ValueError(f'the training dataset needs {key}')
-    batch_size = opt['batch_size_per_gpu'] * multiplier
+    batch_size = opt['batch_size_per_gpu'] * multiplier * accumulate
     length = len(dataset) if sampler is None else len(sampler)
     if length < batch_size:
         raise ValueError(
@@ -104,15 +112,7 @@ def _training_args(dataset: Dataset, opt: dict, multiplier: int, sampler: Sample
     }
 
 
-def worker_init_fn(worker_id: int, num_workers: int, rank: int, seed: int, sampler: Sampler | None = None) -> None:
-    """Seed Python's and NumPy's random numbers in a loader's worker.
-
-    Workers start anew with every epoch. So that they do not repeat the first epoch's crops, the seed takes in the
-    sampler's `epoch`; it depends on nothing else, so that a resumed run repeats what the interrupted one had.
-    """
-    worker_seed = num_workers * rank + worker_id + seed
-    epoch = getattr(sampler, 'epoch', 0)
-    if epoch:
-        worker_seed = int(np.random.SeedSequence((worker_seed, epoch)).generate_state(1)[0])
-    np.random.seed(worker_seed)
-    random.seed(worker_seed)
+def _leave_signals_to_the_main_process(worker_id: int) -> None:
+    """A Ctrl-C reaches all processes of a terminal; the main one finishes its iteration first and ends the workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

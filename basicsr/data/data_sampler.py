@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Iterator, Sized
+from contextlib import contextmanager
+from typing import Any
 
+import numpy as np
 import torch
-from torch.utils.data import Sampler
+from torch.utils.data import Dataset, Sampler, get_worker_info
 
 
 class EnlargedSampler(Sampler[int]):
@@ -33,18 +37,80 @@ class EnlargedSampler(Sampler[int]):
             raise ValueError('cannot sample from an empty dataset; check its dataroot')
         if not ratio > 0:
             raise ValueError(f'dataset_enlarge_ratio must be above 0, not {ratio}')
-        self.epoch = 0
+        self.epoch = self.start = 0
         self.num_samples = math.ceil(self.dataset_size * ratio / self.num_replicas)
         self.total_size = self.num_samples * self.num_replicas
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.epoch)
         indices = torch.randperm(self.total_size, generator=generator) % self.dataset_size
-        return iter(indices[self.rank :: self.num_replicas].tolist())
+        return iter(indices[self.rank :: self.num_replicas].tolist()[self.start :])
 
     def __len__(self) -> int:
         return self.num_samples
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the permutation of the next iteration."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Choose the permutation of the next iteration, and how many of this process's samples it leaves out."""
+        self.epoch, self.start = epoch, start
+
+
+class SeededSampler(Sampler[tuple]):
+    """Gives beside each index of `sampler` the seed of that sample, for a `SeededDataset`.
+
+    A seed is (run's seed, epoch, place in the epoch, over all processes), whatever worker or process comes to load the
+    sample, and whether the run was interrupted before.
+    """
+
+    def __init__(self, sampler: EnlargedSampler, seed: int) -> None:
+        self.sampler, self.seed = sampler, seed
+
+    def __iter__(self) -> Iterator[tuple[int, tuple[int, int, int]]]:
+        sampler, epoch = self.sampler, self.sampler.epoch
+        places = range(sampler.start * sampler.num_replicas + sampler.rank, sampler.total_size, sampler.num_replicas)
+        for index, place in zip(sampler, places, strict=True):
+            yield index, (self.seed, epoch, place)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        self.sampler.set_epoch(epoch, start)
+
+
+class SeededDataset(Dataset):
+    """`dataset`, each sample of which is made with the global random numbers that the sample's own seed gives.
+
+    In the main process, which draws on them for other things as well, they go on afterwards as if nothing had been.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getattr__(self, name: str) -> Any:  # `opt`, and whatever else a dataset has
+        if name == 'dataset':  # asked for before __init__, by pickle
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    def __getitem__(self, item: tuple[int, tuple[int, int, int]]) -> Any:
+        index, seed = item
+        with _seeded(seed, restored=get_worker_info() is None):
+            return self.dataset[index]
+
+
+@contextmanager
+def _seeded(seed: tuple[int, ...], restored: bool) -> Iterator[None]:
+    state = (random.getstate(), np.random.get_state(), torch.get_rng_state()) if restored else None
+    number = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    random.seed(number)
+    np.random.seed(number)
+    torch.default_generator.manual_seed(number)
+    try:
+        yield
+    finally:
+        if state is not None:
+            random.setstate(state[0])
+            np.random.set_state(state[1])
+            torch.set_rng_state(state[2])

@@ -15,6 +15,7 @@ __all__ = [
     'calculate_ssim',
     'calculate_ssim_pt',
     'check_metrics',
+    'needs_ground_truth',
 ]
 
 
@@ -47,6 +48,11 @@ def check_metrics(opt: dict[str, Any]) -> None:
         mistakes.append(f'logger.save_best: {best!r} is none of val.metrics: {", ".join(metrics) or "there are none"}')
     if mistakes:
         raise ValueError('the options have mistakes:\n  ' + '\n  '.join(mistakes))
+
+
+def needs_ground_truth(opt: dict[str, Any]) -> bool:
+    """Whether the metric of this section compares with a second picture."""
+    return 'img2' in inspect.signature(METRIC_REGISTRY.get(opt['type'])).parameters
 
 
 def calculate_metric(data: dict[str, Any], opt: dict[str, Any]) -> float:

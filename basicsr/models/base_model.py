@@ -15,7 +15,6 @@ from basicsr.models import lr_scheduler
 from basicsr.utils.checkpoint import find_weights, load_checkpoint, load_weights, save_checkpoint
 from basicsr.utils.dist_util import master_only
 from basicsr.utils.logger import get_root_logger
-from basicsr.utils.misc import get_random_state, set_random_state
 from basicsr.utils.registry import call_checked, did_you_mean
 
 _SCHEDULERS = {
@@ -42,13 +41,20 @@ class BaseModel:
         self.log_dict: dict[str, float] = {}
         self.best_metric_results: dict[str, dict[str, dict]] = {}
         self.train_loader: Any = None
-        """The training loader, which the pipeline sets."""
+        """Training batches beside those of the training loop, which the pipeline provides."""
+        self.tb_logger: Any = None
+        """The TensorBoard writer, in the process that has it; the pipeline sets it."""
+        self.run_state: dict[str, Any] = {}
+        """What the pipeline wants to find again in the training state: its place in the data, random states."""
 
     def before_training(self, train_loader: Any) -> None:
         """Called once before the first iteration, not when a run is resumed."""
 
     def save(self, epoch: int, current_iter: int | str) -> None:
-        """Write networks and training state; `current_iter` -1 is the end of the run, which has no state."""
+        """Write networks and training state; `current_iter` -1 is the end of the run, which has no state.
+
+        Called in all processes; a failing disk is an OSError in the one that writes.
+        """
         raise NotImplementedError(f'{type(self).__name__} has no save()')
 
     def save_weights(self, current_iter: int | str) -> None:
@@ -128,6 +134,12 @@ class BaseModel:
             if not isinstance(betas, list | tuple) or not all(isinstance(beta, int | float) for beta in betas):
                 raise ValueError(f'train.optim_g.betas: must be a list of numbers, not {betas!r}')
             kwargs['betas'] = tuple(map(float, betas))  # torch wants all of them of one type
+        takes = inspect.signature(factory).parameters
+        if not any(kwargs.get(key) for key in ('fused', 'foreach', 'capturable', 'differentiable')):
+            for key in ('fused', 'foreach'):  # the faster ones, where the optimizer has them
+                if key in takes and key not in kwargs:
+                    kwargs[key] = True
+                    break
         return call_checked(factory, f'train.optim_g: {optim_type}', params, lr=lr, **kwargs)
 
     def setup_schedulers(self) -> None:
@@ -185,6 +197,7 @@ class BaseModel:
             current_iter,
         )
 
+    @master_only
     def _save_weights(self, weights: dict[str, dict[str, Tensor]], net_label: str, current_iter: int | str) -> None:
         name = f'{net_label}_{"latest" if current_iter == -1 else current_iter}.pth'
         on_cpu = {key: {name: value.cpu() for name, value in state.items()} for key, state in weights.items()}
@@ -209,7 +222,7 @@ class BaseModel:
     def save_training_state(self, epoch: int, current_iter: int) -> None:
         """Write `training_states/<current_iter>.state`: all that goes on where this leaves off."""
         if isinstance(current_iter, int) and current_iter != -1:
-            state = {'epoch': epoch, 'iter': current_iter, **self.training_state()}
+            state = {'epoch': epoch, 'iter': current_iter, **self.run_state, **self.training_state()}
             save_checkpoint(state, os.path.join(self.opt['path']['training_states'], f'{current_iter}.state'))
 
     def training_state(self) -> dict[str, Any]:
@@ -217,7 +230,6 @@ class BaseModel:
             'optimizers': [optimizer.state_dict() for optimizer in self.optimizers],
             'schedulers': [scheduler.state_dict() for scheduler in self.schedulers],
             'best_metric_results': copy.deepcopy(self.best_metric_results),
-            'random': get_random_state(),
         }
 
     def resume_training(self, resume_state: dict[str, Any]) -> None:
@@ -229,16 +241,14 @@ class BaseModel:
             for one, state in zip(own, states, strict=True):
                 one.load_state_dict(state)
         self.best_metric_results = resume_state.get('best_metric_results', {})
-        if self.opt['rank'] == 0 and 'random' in resume_state:  # those of the first process
-            set_random_state(resume_state['random'])
 
     def reduce_loss_dict(self, loss_dict: dict[str, Tensor]) -> dict[str, float]:
-        """Losses as numbers, averaged over the processes (on rank 0)."""
+        """Losses as numbers, averaged over the processes, in all of them."""
         with torch.no_grad():
-            if self.opt['dist'] and loss_dict:
-                losses = torch.stack(list(loss_dict.values()))
-                torch.distributed.reduce(losses, dst=0)
-                if self.opt['rank'] == 0:
-                    losses /= self.opt['world_size']
-                loss_dict = dict(zip(loss_dict, losses, strict=True))
-            return {name: value.mean().item() for name, value in loss_dict.items()}
+            if not loss_dict:
+                return {}
+            losses = torch.stack([value.detach().mean().float() for value in loss_dict.values()])
+            if self.opt['dist']:
+                torch.distributed.all_reduce(losses)
+                losses /= self.opt['world_size']
+            return dict(zip(loss_dict, losses.tolist(), strict=True))

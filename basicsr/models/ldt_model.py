@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from dataclasses import dataclass, fields
 from itertools import islice
 from typing import Any
 
+import cv2
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -49,6 +51,7 @@ class LDTOptions:
     stable_decay: tuple[float, float] = (0.99, 0.01)
     unstable_decay: tuple[float, float] = (0.999, 0.001)
     fixed_decay: float = 0.999
+    repartition_every: int | None = None
 
     def __post_init__(self) -> None:
         choices = (*ldt.CRITERIA, 'prefix')
@@ -89,9 +92,8 @@ class LDTOptions:
         return ldt.dynamic_decay(partition, tuple(self.stable_decay), tuple(self.unstable_decay))
 
 
-def _endless(loader: Any) -> Iterator[Any]:
+def _endless(loader: Any, epoch: int = 0) -> Iterator[Any]:
     """Batches of one epoch after the other."""
-    epoch = 0
     while True:
         if hasattr(loader.sampler, 'set_epoch'):
             loader.sampler.set_epoch(epoch)
@@ -126,22 +128,22 @@ class LDTModel(MambaIRModel):
 
     def before_training(self, train_loader: Any) -> None:
         """Score the layers on training batches, split them, and make the two branches."""
-        self._decompose(broadcast(self._partition(train_loader)))
-        self._report_partition()
+        self._decompose(broadcast(self._partition(self.get_bare_model(self.net_g), train_loader)))
+        self._report_partition(0)
 
-    def _partition(self, train_loader: Any) -> ldt.Partition:
-        options, net = self.options, self.get_bare_model(self.net_g)
+    def _partition(self, net: nn.Module, train_loader: Any, current_iter: int = 0) -> ldt.Partition:
+        options = self.options
         if options.criterion == 'prefix':
             return ldt.Partition.from_prefixes(net, options.unstable_prefixes)
         count = -(-options.scoring_batches // self.opt['world_size'])
         with tqdm(total=count, desc='Score layers', unit='batch', leave=False, disable=None) as progress:
             scores = ldt.score_layers(
                 net,
-                _endless(train_loader),
+                _endless(train_loader, current_iter),
                 self._loss,
                 count,
                 options.criterion,
-                seed=self.opt['manual_seed'],
+                seed=self.opt['manual_seed'] + current_iter,
                 on_batch=lambda done: progress.update(),
             )
         return ldt.Partition.from_scores(scores, options.unstable_ratio, options.criterion)
@@ -153,12 +155,30 @@ class LDTModel(MambaIRModel):
     def _decompose(self, partition: ldt.Partition) -> None:
         options, net = self.options, self.get_bare_model(self.net_g)
         self.net = ldt.LayerDecomposition(net, partition, options.decay(partition), options.exchange_every)
-        self.net.wrap(self.model_to_device)
+        self.net.wrap(self._wrapped)
         self.net_g = self.net.primary  # frees the third copy
         self.optimizers, self.schedulers = [], []
         self.setup_optimizers()
         self.setup_schedulers()
         self._statistics: tuple[int, list[Tensor]] | None = None
+
+    def _wrapped(self, branch: nn.Module) -> nn.Module:
+        return self.compiled(self.model_to_device(branch))
+
+    def _repartition(self, current_iter: int) -> None:
+        """Score the composite and split the layers anew; weights, averages and moments go on as they were."""
+        with self.net.composite() as net:
+            composite = copy.deepcopy(net).requires_grad_(False)
+        parameters = dict(composite.named_parameters())
+        for name in (*self.net.partition.stable, *self.net.partition.unstable):
+            parameters[name].requires_grad_(True)
+        partition = broadcast(self._partition(composite, self.train_loader, current_iter))
+        moved = self.net.repartition(partition, self.options.decay(partition))
+        self.net.wrap(self._wrapped)
+        self.optimizer_g.param_groups[0]['params'] = self.trainable_parameters()
+        self._statistics = None
+        get_root_logger().info('LDT: split anew at iteration %d; %d layers changed sides', current_iter, len(moved))
+        self._report_partition(current_iter)
 
     def artifacts(self) -> dict[str, str]:
         folder = self.opt['path']['experiments_root']
@@ -168,7 +188,7 @@ class LDTModel(MambaIRModel):
         return files
 
     @master_only
-    def _report_partition(self) -> None:
+    def _report_partition(self, current_iter: int) -> None:
         partition, files = self.net.partition, self.artifacts()
         logger, total_iter = get_root_logger(), self.opt['train']['total_iter']
         partition.save(files['partition'])
@@ -183,6 +203,7 @@ class LDTModel(MambaIRModel):
             self.net.exchange_every,
             total_iter,
         )
+        self._show_partition(current_iter)
         for pace in ldt.paces(partition, self.net.decay, self.net.exchange_every, total_iter):
             logger.info(
                 'Time constants of the %s layers: %.0f to %.0f iterations, median %.0f; the run has %d',
@@ -202,16 +223,29 @@ class LDTModel(MambaIRModel):
                     'fixed_decay' if self.options.update == 'fixed' else f'{pace.group}_decay',
                 )
 
+    def _show_partition(self, current_iter: int) -> None:
+        """The plot of the scores, and the decays of either group as a histogram, in TensorBoard."""
+        if self.tb_logger is None:
+            return
+        partition, files = self.net.partition, self.artifacts()
+        if 'layer scores' in files:
+            plot = cv2.imread(files['layer scores'])[..., ::-1].copy()
+            self.tb_logger.add_image('ldt/layer_scores', plot, current_iter, dataformats='HWC')
+        for group in ('stable', 'unstable'):
+            decays = torch.tensor([self.net.decay[name] for name in getattr(partition, group)])
+            self.tb_logger.add_histogram(f'ldt/decay_{group}', decays, current_iter)
+
     def optimize_parameters(self, current_iter: int) -> None:
         self.optimizer_g.zero_grad()
-        losses = {}
-        for name, branch in zip(('primary', 'auxiliary'), self.net.branches(), strict=True):
-            loss = self.cri_pix(branch(self.lq), self.gt)
-            loss.backward()
-            losses[f'l_pix_{name}'] = loss.detach()
-        self.optimizer_g.step()
-        self.net.step()
-        self.log_dict = self.reduce_loss_dict(losses)
+        losses = {
+            f'l_pix_{name}': self.back_propagate(branch)
+            for name, branch in zip(('primary', 'auxiliary'), self.net.branches(), strict=True)
+        }
+        if self.take_step(losses):
+            self.net.step()
+        every = self.options.repartition_every
+        if every and current_iter % every == 0 and current_iter < self.opt['train']['total_iter']:
+            self._repartition(current_iter)
 
     @contextmanager
     def network_to_test(self) -> Iterator[nn.Module]:
@@ -230,11 +264,13 @@ class LDTModel(MambaIRModel):
         if self._statistics is None or self._statistics[0] != self.net.steps:
             batches = islice(_endless(self.train_loader), self.statistics_batches)
             torch.optim.swa_utils.update_bn((batch['lq'].to(self.device) for batch in batches), net)
+            if self.opt['dist']:  # each process has seen batches of its own
+                for buffer in net.buffers():
+                    torch.distributed.broadcast(buffer, 0)
             self._statistics = self.net.steps, [buffer.clone() for buffer in net.buffers()]
         for buffer, value in zip(net.buffers(), self._statistics[1], strict=True):
             buffer.copy_(value)
 
-    @master_only
     def save_weights(self, current_iter: int | str) -> None:
         with self.network_to_test():
             self._save_weights({'params': self.net.composite_state_dict()}, 'net_g', current_iter)
@@ -252,8 +288,9 @@ class LDTModel(MambaIRModel):
             get_root_logger().warning(
                 'The options changed decay or exchange_every; the run goes on with those it began with'
             )
-        self._report_partition()
+        self._report_partition(resume_state['iter'])
         super().resume_training(resume_state)
 
-    def _resume_network(self) -> None:
-        """The training state holds both branches."""
+    def _networks(self) -> list[tuple[str, nn.Module]]:
+        """None: `ldt` in the training state holds both branches."""
+        return []

@@ -5,21 +5,27 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from basicsr.archs import build_network
 from basicsr.losses import build_loss
-from basicsr.metrics import calculate_metric
+from basicsr.metrics import calculate_metric, needs_ground_truth
 from basicsr.models.base_model import BaseModel
+from basicsr.models.stepping import Stepper
+from basicsr.utils.dist_util import all_gather, get_dist_info
 from basicsr.utils.img_util import imwrite, tensor2img
 from basicsr.utils.logger import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
 from ldt.restore import modes_and_buffers_restored
+
+_SHOWN_PICTURES = 4
+"""Pictures of each validation set that TensorBoard shows."""
 
 
 @MODEL_REGISTRY.register()
@@ -40,12 +46,19 @@ class SRModel(BaseModel):
 
     def __init__(self, opt: dict) -> None:
         super().__init__(opt)
-        self.net_g = self.model_to_device(build_network(opt['network_g']))
+        self.net_g = self.model_to_device(self._laid_out(build_network(opt['network_g'])))
         self.print_network(self.net_g)
         self._load_pretrained(self.net_g)
         self.image_results: list[tuple[str, dict[str, float]]] = []
         if self.is_train:
             self.init_training_settings()
+
+    def _laid_out(self, net: nn.Module) -> nn.Module:
+        """`net` in the memory layout of `train.channels_last`, which tests of a training's network take over."""
+        self._memory_format = torch.preserve_format
+        if (self.opt.get('train') or {}).get('channels_last'):
+            self._memory_format = torch.channels_last
+        return net.to(memory_format=self._memory_format)
 
     def _load_pretrained(self, net: nn.Module, param_key: str | None = None) -> None:
         paths = self.opt['path']
@@ -56,6 +69,10 @@ class SRModel(BaseModel):
     def init_training_settings(self) -> None:
         self.net_g.train()
         options = self.opt['train']
+        self.stepper = Stepper(options, self.device)
+        self.accumulate = options.get('accumulate') or 1
+        self.trained = self.compiled(self.net_g)
+        self._buffers: list[tuple[Tensor, Tensor]] = []
         self.ema_decay = options.get('ema_decay') or 0
         if self.ema_decay > 0:
             self.net_g_ema = copy.deepcopy(self.get_bare_model(self.net_g)).requires_grad_(False).eval()
@@ -79,17 +96,51 @@ class SRModel(BaseModel):
 
     def feed_data(self, data: dict[str, Any]) -> None:
         """Take a batch: `lq`, and `gt` where there is one."""
-        self.lq = data['lq'].to(self.device, non_blocking=True)
-        self.gt = data['gt'].to(self.device, non_blocking=True) if 'gt' in data else None
+        self.lq = data['lq'].to(self.device, non_blocking=True, memory_format=self._memory_format)
+        self.gt = None
+        if 'gt' in data:
+            self.gt = data['gt'].to(self.device, non_blocking=True, memory_format=self._memory_format)
+
+    def compiled(self, net: nn.Module) -> nn.Module:
+        """`net`, or what torch.compile makes of it where `train.compile` says so."""
+        return torch.compile(net) if self.opt['train'].get('compile') else net
+
+    def back_propagate(self, net: nn.Module) -> Tensor:
+        """Add the gradients of this iteration's loss to those of `net`; returns the loss.
+
+        The batch is worked off in `train.accumulate` parts, so that the activations of one part alone are alive.
+        """
+        self._buffers += [(buffer, buffer.clone()) for buffer in net.buffers()]
+        total = torch.zeros((), device=self.device)
+        parts = list(zip(self.lq.chunk(self.accumulate), self.gt.chunk(self.accumulate), strict=True))
+        for index, (lq, gt) in enumerate(parts):
+            last = index == len(parts) - 1
+            # Processes need to exchange their gradients once, after the last part.
+            waits = hasattr(net, 'no_sync') and not last
+            with net.no_sync() if waits else nullcontext():
+                with self.stepper.autocast():
+                    self.output = net(lq)
+                loss = self.cri_pix(self.output.float(), gt) / len(parts)
+                self.stepper.backward(loss)
+            total += loss.detach()
+        return total
+
+    def take_step(self, losses: dict[str, Tensor]) -> bool:
+        """Let the optimizer step and fill `log_dict`; a step that would do harm is not taken, see `Stepper.step`."""
+        self.log_dict = self.reduce_loss_dict(losses)
+        buffers, self._buffers = self._buffers, []
+        taken = False
+        try:
+            taken = self.stepper.step(self.optimizer_g, self.log_dict)
+        finally:
+            if not taken:  # batch statistics are as broken as the loss
+                for buffer, value in buffers:
+                    buffer.copy_(value)
+        return taken
 
     def optimize_parameters(self, current_iter: int) -> None:
         self.optimizer_g.zero_grad()
-        self.output = self.net_g(self.lq)
-        loss = self.cri_pix(self.output, self.gt)
-        loss.backward()
-        self.optimizer_g.step()
-        self.log_dict = self.reduce_loss_dict({'l_pix': loss.detach()})
-        if self.ema_decay > 0:
+        if self.take_step({'l_pix': self.back_propagate(self.trained)}) and self.ema_decay > 0:
             self.model_ema(self.ema_decay)
 
     @torch.no_grad()
@@ -121,14 +172,27 @@ class SRModel(BaseModel):
             self.output = self.infer(net, self.lq)
 
     def dist_validation(self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool) -> None:
-        if self.opt['rank'] == 0:
-            self.nondist_validation(dataloader, current_iter, tb_logger, save_img)
+        """Validate every so manieth picture in each process; all of them have the results of all pictures."""
+        dataset, (rank, processes) = dataloader.dataset, get_dist_info()
+        share = DataLoader(
+            dataset, 1, sampler=range(rank, len(dataset), processes), num_workers=dataloader.num_workers,
+            generator=torch.Generator(),
+        )  # fmt: skip
+        results = all_gather(self._validate_pictures(share, current_iter, tb_logger, save_img))
+        in_order = [images[index] for index in range(len(results[0])) for images in results if index < len(images)]
+        self._conclude_validation(in_order, dataset.opt['name'], current_iter, tb_logger)
 
     def nondist_validation(self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool) -> None:
-        dataset_name = dataloader.dataset.opt['name']
-        metrics = (self.opt.get('val') or {}).get('metrics') or {}
-        self.image_results, self.metric_results = [], {}
-        for val_data in tqdm(dataloader, desc=f'Validate {dataset_name}', unit='image', leave=False, disable=None):
+        images = self._validate_pictures(dataloader, current_iter, tb_logger, save_img)
+        self._conclude_validation(images, dataloader.dataset.opt['name'], current_iter, tb_logger)
+
+    def _validate_pictures(
+        self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool
+    ) -> list[tuple[str, dict[str, float]]]:
+        dataset_name, val = dataloader.dataset.opt['name'], self.opt.get('val') or {}
+        metrics, results = val.get('metrics') or {}, []
+        quiet = None if val.get('pbar', True) and self.opt['rank'] == 0 else True  # None: where there is no terminal
+        for val_data in tqdm(dataloader, desc=f'Validate {dataset_name}', unit='image', leave=False, disable=quiet):
             img_name = os.path.splitext(os.path.basename(val_data['lq_path'][0]))[0]
             self.feed_data(val_data)
             self.test()
@@ -136,17 +200,31 @@ class SRModel(BaseModel):
             sr_img = tensor2img([visuals['result']])
             if save_img:
                 imwrite(sr_img, self._image_path(dataset_name, img_name, current_iter))
-            scores = {}
+            if tb_logger and len(results) < _SHOWN_PICTURES:
+                picture = visuals['result'][0].float().clamp(0, 1)
+                tb_logger.add_image(f'{dataset_name}/{img_name}', picture, current_iter)
+            pair = {'img': sr_img}
             if 'gt' in visuals:
-                pair = {'img': sr_img, 'img2': tensor2img([visuals['gt']])}
-                scores = {name: calculate_metric(pair, content) for name, content in metrics.items()}
-            self.image_results.append((img_name, scores))
+                pair['img2'] = tensor2img([visuals['gt']])
+            results.append((img_name, self._scores(pair, metrics)))
             self.lq = self.gt = self.output = None
-        if metrics and self.image_results and self.image_results[0][1]:
-            count = len(self.image_results)
-            self.metric_results = {
-                name: sum(scores[name] for _, scores in self.image_results) / count for name in metrics
-            }
+        return results
+
+    def _scores(self, pair: dict[str, Any], metrics: dict[str, dict]) -> dict[str, float]:
+        """Metrics of one picture; without ground truth, those that need none."""
+        return {
+            name: calculate_metric(pair, content)
+            for name, content in metrics.items()
+            if 'img2' in pair or not needs_ground_truth(content)
+        }
+
+    def _conclude_validation(
+        self, images: list[tuple[str, dict[str, float]]], dataset_name: str, current_iter: int | str, tb_logger: Any
+    ) -> None:
+        self.image_results, self.metric_results = images, {}
+        measured = images[0][1] if images else {}
+        if measured:
+            self.metric_results = {name: sum(scores[name] for _, scores in images) / len(images) for name in measured}
             self._initialize_best_metric_results(dataset_name)
             for name, value in self.metric_results.items():
                 self._update_best_metric_result(dataset_name, name, value, current_iter)
@@ -187,15 +265,29 @@ class SRModel(BaseModel):
         self.save_weights(current_iter)
         self.save_training_state(epoch, current_iter)
 
+    def training_state(self) -> dict[str, Any]:
+        state = {**super().training_state(), 'stepper': self.stepper.state_dict()}
+        return {**state, 'networks': {name: self.get_bare_model(net).state_dict() for name, net in self._networks()}}
+
+    def _networks(self) -> list[tuple[str, nn.Module]]:
+        """The networks whose weights are part of the training state."""
+        return [(name, getattr(self, name)) for name in ('net_g', 'net_g_ema') if hasattr(self, name)]
+
     def resume_training(self, resume_state: dict[str, Any]) -> None:
         if 'ldt' in resume_state and not hasattr(self, 'net'):
             raise ValueError('the training state is that of an LDTModel: it holds two branches')
-        self._resume_network()
+        self._resume_networks(resume_state)
+        if 'stepper' in resume_state:
+            self.stepper.load_state_dict(resume_state['stepper'])
         super().resume_training(resume_state)
 
-    def _resume_network(self) -> None:
-        """Load what was saved beside the training state: the trained weights, and their average."""
-        path = self.opt['path']['resume_network']
-        self.load_network(self.net_g, path, True, 'params')
-        if hasattr(self, 'net_g_ema'):
-            self.load_network(self.net_g_ema, path, True, 'params_ema')
+    def _resume_networks(self, resume_state: dict[str, Any]) -> None:
+        """Load the networks of the training state, or those saved beside one that holds none, as BasicSR's."""
+        for name, net in self._networks():
+            if 'networks' in resume_state:
+                if name not in resume_state['networks']:
+                    raise ValueError(f'the training state holds no {name}: it was saved with other options (ema_decay)')
+                self.get_bare_model(net).load_state_dict(resume_state['networks'][name])
+            else:
+                key = 'params_ema' if name == 'net_g_ema' else 'params'
+                self.load_network(net, self.opt['path']['resume_network'], True, key)

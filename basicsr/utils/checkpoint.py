@@ -5,27 +5,64 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from basicsr.utils.misc import sizeof_fmt
+
 _PREFIXES = ('module.', '_orig_mod.')
 
 
 def save_checkpoint(state: Any, path: str | os.PathLike) -> None:
-    """Save `state` to `path` by way of a temporary file that is flushed to disk and renamed."""
+    """Save `state` to `path` by way of a temporary file that is flushed to disk and renamed.
+
+    Raises:
+        OSError: There is no room for it, or the disk fails; what was at `path` before is still there.
+    """
     path = Path(path)
     temporary = path.with_name(path.name + '.tmp')
+    needed, free = _bytes(state), shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise OSError(
+            f'{path} needs {sizeof_fmt(needed)}, and {sizeof_fmt(free)} are free there: make room, or lower '
+            'logger.keep_checkpoints'
+        )
     try:
         with open(temporary, 'wb') as file:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        _flush_folder(path.parent)
+    except (OSError, RuntimeError) as error:  # torch wraps what the disk says
+        raise OSError(f'could not save {path}: {error.__cause__ or error.__context__ or error}') from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _bytes(state: Any) -> int:
+    """Size of the tensors in nested dictionaries and lists; a storage that stands twice counts twice."""
+    if isinstance(state, Tensor):
+        return state.numel() * state.element_size()
+    children = state.values() if isinstance(state, dict) else state if isinstance(state, list | tuple) else ()
+    return sum(map(_bytes, children))
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make a rename last through a power failure, where the system can."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows opens no folders
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def load_checkpoint(path: str | os.PathLike, map_location: Any = 'cpu') -> Any:
@@ -33,16 +70,41 @@ def load_checkpoint(path: str | os.PathLike, map_location: Any = 'cpu') -> Any:
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: The file is truncated, no checkpoint, or a pickle that would run code.
+        ValueError: The file is truncated or damaged, no checkpoint, or a pickle that would run code.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f'there is no checkpoint {path}')
     try:
+        _check_sums(path)
         return torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(f'{path} is no checkpoint, or holds more than tensors, which is not loaded') from error
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
-        raise ValueError(f'{path} is no readable checkpoint: it is truncated, or another kind of file') from error
+    except Exception as error:  # whatever a parser comes up with for bytes that are none of its format
+        raise ValueError(
+            f'{path} is no readable checkpoint: it is truncated or damaged, or another kind of file'
+        ) from error
+
+
+def _check_sums(path: str | os.PathLike) -> None:
+    """Compare the archive with its checksums, which torch writes and does not look at."""
+    if zipfile.is_zipfile(path):  # otherwise torch's format before 1.6
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f'{damaged} is damaged')
+
+
+def prune_checkpoints(models: str | os.PathLike, training_states: str | os.PathLike, keep: int) -> None:
+    """Delete numbered checkpoints and training states but for the newest `keep`; `best` and `latest` stay."""
+    for folder, pattern in ((models, '*_*.pth'), (training_states, '*.state')):
+        numbered: dict[int, list[Path]] = {}
+        for file in Path(folder).glob(pattern):
+            number = file.stem.rpartition('_')[2]
+            if number.isdigit():
+                numbered.setdefault(int(number), []).append(file)
+        for number in sorted(numbered)[:-keep]:
+            for file in numbered[number]:
+                file.unlink(missing_ok=True)
 
 
 def find_weights(checkpoint: Any, path: str | os.PathLike, param_key: str | None = 'params') -> dict[str, Tensor]:

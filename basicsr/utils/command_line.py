@@ -3,12 +3,37 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Callable
 
+import torch
+
+from basicsr.utils.dist_util import default_launcher
+from basicsr.utils.stopping import Stopped
+
 INTERRUPTED = 130
 """Exit code of a run that Ctrl-C ended, as shells have it."""
+OUT_OF_MEMORY = 3
+LOST_PROCESS = 4
+
+_LESS_MEMORY = (
+    'out of memory; what helps: a lower datasets.train.batch_size_per_gpu (with train.accumulate for the same step), '
+    'a smaller datasets.train.gt_size, train.amp: bf16, network_g.use_checkpoint: true; in validation and tests a '
+    'smaller val.tile_size'
+)
+
+
+def _explain(error: RuntimeError) -> tuple[int, str]:
+    """Exit code and message for what torch says when memory or another process is gone; 0 for all else."""
+    text = str(error)
+    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
+        return OUT_OF_MEMORY, _LESS_MEMORY
+    lost = ('Connection closed by peer', 'Connection reset by peer', 'Timed out waiting', 'NCCL', 'gloo/transport')
+    if isinstance(error, torch.distributed.DistError) or any(part in text for part in lost):
+        return LOST_PROCESS, 'another process of this run has died, or answers no more; its own message says why'
+    return 0, ''
 
 
 def _from_basicsr(assignment: str) -> str:
@@ -32,7 +57,12 @@ def make_parser(is_train: bool) -> argparse.ArgumentParser:
         metavar='a:b=value',
         help='the same, as BasicSR writes it',
     )
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none', help='who starts processes')
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm'],
+        default=default_launcher(),
+        help='who starts processes; torchrun is seen by itself',
+    )
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument('--debug', action='store_true', help='show tracebacks of errors in options and data')
     if is_train:
@@ -41,7 +71,10 @@ def make_parser(is_train: bool) -> argparse.ArgumentParser:
 
 
 def run_from_command_line(run: Callable[[], None], debug: bool = False) -> None:
-    """Run; a mistake in options or data ends in one message and exit code 2, Ctrl-C in one and 130.
+    """Run; what ends it early ends in one message and an exit code of its own.
+
+    2: a mistake in options or data, a disk that is full, losses that are not finite. 3: out of memory. 4: another
+    process of the run has died. 130 and 143: Ctrl-C and SIGTERM.
 
     Args:
         run: What to do.
@@ -49,9 +82,20 @@ def run_from_command_line(run: Callable[[], None], debug: bool = False) -> None:
     """
     try:
         run()
+    except Stopped as stop:
+        sys.stderr.write(f'{stop}\n')
+        sys.exit(stop.exit_code)
     except KeyboardInterrupt:
         sys.stderr.write('\ninterrupted; a training with a saved state goes on with --auto_resume\n')
         sys.exit(INTERRUPTED)
+    except RuntimeError as error:
+        code, message = _explain(error)
+        if debug or not code:
+            raise
+        sys.stderr.write(f'error: {message}\n{str(error).splitlines()[0]}\n(--debug shows where)\n')
+        # A group that has lost a process may wait for it when it is taken down.
+        sys.stderr.flush()
+        os._exit(code) if code == LOST_PROCESS else sys.exit(code)
     except (OSError, ValueError, KeyError) as error:
         if debug:
             raise

@@ -14,14 +14,19 @@ import torch
 import torch.distributed as dist
 
 
-def init_dist(launcher: str, backend: str = 'nccl', port: int | None = None, timeout: float = 7200, **kwargs) -> None:
+def default_launcher() -> str:
+    """`pytorch` where torchrun has started this process, else `none`."""
+    return 'pytorch' if 'TORCHELASTIC_RUN_ID' in os.environ else 'none'
+
+
+def init_dist(launcher: str, backend: str = 'nccl', port: int | None = None, timeout: float = 1800, **kwargs) -> None:
     """Join the group of processes that `launcher` started; do nothing where that was done.
 
     Args:
         launcher: `pytorch` (torchrun) or `slurm`.
         backend: `nccl`, which needs a GPU a process and gives way to `gloo` where there is none, or `gloo`.
         port: Port of the first process, for Slurm; torchrun brings its own.
-        timeout: Seconds that a process waits for the others; validation runs in the first one alone.
+        timeout: Seconds that a process waits for the others before it gives up.
         **kwargs: Further arguments of `torch.distributed.init_process_group`.
 
     Raises:
@@ -57,6 +62,24 @@ def broadcast(value: Any) -> Any:
     values = [value]
     dist.broadcast_object_list(values)
     return values[0]
+
+
+def all_gather(value: Any) -> list[Any]:
+    """Every process's `value`, by rank, in every process."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [value]
+    values = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def highest(value: int) -> int:
+    """The highest `value` of all processes, in every process."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return value
+    tensor = torch.tensor(value, device='cuda' if dist.get_backend() == 'nccl' else 'cpu')
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return int(tensor.item())
 
 
 def barrier() -> None:

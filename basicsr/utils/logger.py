@@ -5,7 +5,9 @@ from __future__ import annotations
 import datetime
 import logging
 import platform
+import subprocess
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -91,11 +93,40 @@ class MessageLogger:
 
 
 @master_only
-def init_tb_logger(log_dir: str) -> Any:
-    """A TensorBoard writer to `log_dir`."""
+def init_tb_logger(log_dir: str, first_iter: int | None = None) -> Any:
+    """A TensorBoard writer to `log_dir`; a run that is resumed at `first_iter` hides what it had written after that."""
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(log_dir=log_dir)
+    return SummaryWriter(log_dir=log_dir, purge_step=first_iter)
+
+
+@master_only
+def init_wandb_logger(opt: dict) -> None:
+    """Let Weights & Biases follow what goes to TensorBoard, where `logger.wandb.project` is given.
+
+    Raises:
+        ValueError: wandb is not installed, or TensorBoard is not used.
+    """
+    options = opt['logger'].get('wandb') or {}
+    if not options.get('project'):
+        return
+    if not opt['logger'].get('use_tb_logger'):
+        raise ValueError('logger.wandb: follows what goes to TensorBoard; set logger.use_tb_logger: true')
+    try:
+        import wandb
+    except ImportError as error:
+        raise ValueError('logger.wandb: wandb is not installed: pip install wandb') from error
+    run_id = options.get('resume_id') or wandb.util.generate_id()
+    wandb.init(
+        id=run_id,
+        resume='allow',
+        name=opt['name'],
+        config=opt,
+        project=options['project'],
+        sync_tensorboard=True,
+        dir=opt['path']['log'],
+    )
+    get_root_logger().info('Weights & Biases follows as run %s; logger.wandb.resume_id takes it up again', run_id)
 
 
 def get_root_logger(
@@ -125,7 +156,19 @@ def get_root_logger(
 
 
 def get_env_info() -> str:
-    """Versions and the device, one line."""
+    """Versions, the device and the project's commit, one line."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f'CPU, {torch.get_num_threads()} threads'
     versions = f'PyTorch {torch.__version__}, TorchVision {torchvision.__version__}'
-    return f'Python {platform.python_version()}, {versions}, {device}'
+    return f'Python {platform.python_version()}, {versions}, {device}, {_commit()}'
+
+
+def _commit() -> str:
+    folder = Path(__file__).resolve().parent
+    try:
+        commit, changes = (
+            subprocess.run(['git', '-C', str(folder), *command], capture_output=True, text=True, check=True).stdout
+            for command in (['rev-parse', '--short', 'HEAD'], ['status', '--porcelain', '--untracked-files=no'])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return 'no git checkout'
+    return f'commit {commit.strip()}{" with changes" if changes else ""}'

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from basicsr.data import build_dataloader, build_dataset, worker_init_fn
+from basicsr.data import build_dataloader, build_dataset
 from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.data.data_util import (
     paired_paths_from_folder,
@@ -419,31 +419,51 @@ def test_an_enlarged_dataset_may_be_smaller_than_a_batch():
     assert len(build_dataloader(Numbers(1), TRAIN, sampler=EnlargedSampler(range(1), 1, 0, ratio=4))) == 2
 
 
-def test_workers_draw_anew_each_epoch_and_alike_in_each_run():
-    def epochs():
-        sampler = EnlargedSampler(range(4), 1, 0)
-        loader = build_dataloader(Numbers(4), {**TRAIN, 'num_worker_per_gpu': 2}, sampler=sampler, seed=7)
-        for epoch in range(2):
-            sampler.set_epoch(epoch)
-            yield [(batch['python'].tolist(), batch['numpy'].tolist()) for batch in loader]
-
-    first, second = epochs()
-    assert first != second
-    assert [first, second] == list(epochs())
-    numbers = list(chain(*(python + numpy for python, numpy in first + second)))
-    assert len(set(numbers)) == len(numbers)
+def drawn(epochs=2, seed=7, start=0, rank=0, world=1, **opt):
+    """Every sample's index and random numbers, epoch by epoch, loaded as the options say."""
+    sampler = EnlargedSampler(range(4), world, rank, ratio=2)
+    loader = build_dataloader(Numbers(4), {**TRAIN, **opt}, sampler=sampler, seed=seed)
+    for epoch in range(epochs):
+        sampler.set_epoch(epoch, start)
+        yield [
+            row
+            for batch in loader
+            for row in zip(batch['index'].tolist(), batch['python'].tolist(), batch['numpy'].tolist(), strict=True)
+        ]
 
 
-def test_worker_seeds_differ_between_workers_ranks_and_seeds():
-    state = random.getstate(), np.random.get_state()
-    drawn = []
-    for arguments in ((0, 2, 0, 5), (1, 2, 0, 5), (0, 2, 1, 5), (0, 2, 0, 9)):
-        worker_init_fn(*arguments)
-        drawn.append((random.random(), np.random.rand()))
-    random.setstate(state[0])
-    np.random.set_state(state[1])
-    assert len(set(drawn)) == 4
-    assert drawn[1] == (random.Random(6).random(), np.random.RandomState(6).rand())
+def test_random_numbers_are_those_of_the_sample_whoever_loads_it():
+    state = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
+    alone = list(drawn())
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == state[:2]
+    assert torch.equal(torch.get_rng_state(), state[2])
+    numbers = [number for epoch in alone for _, *pair in epoch for number in pair]
+    assert len(set(numbers)) == len(numbers) == 32, 'every sample of every epoch has its own'
+    for opt in (
+        {'num_worker_per_gpu': 1},
+        {'num_worker_per_gpu': 2},
+        {'num_worker_per_gpu': 2, 'persistent_workers': True},
+        {'prefetch_mode': 'cpu'},
+        {'batch_size_per_gpu': 4},
+    ):
+        assert list(drawn(**opt)) == alone, opt
+    assert list(drawn(seed=8)) != alone
+    shares = [next(drawn(1, rank=rank, world=2)) for rank in range(2)]
+    assert [row for pair in zip(*shares, strict=True) for row in pair] == alone[0]
+
+
+def test_a_resumed_epoch_leaves_out_what_was_done():
+    whole = next(drawn(1))
+    assert next(drawn(1, start=4)) == whole[4:]
+    assert next(drawn(1, start=4, num_worker_per_gpu=2)) == whole[4:]
+    assert next(drawn(1, start=8)) == []
+    second = next(drawn(1, rank=1, world=2))
+    assert next(drawn(1, rank=1, world=2, start=2)) == second[2:]
+
+
+def test_accumulated_batches_are_loaded_as_one():
+    loader = build_dataloader(Numbers(9), TRAIN, sampler=EnlargedSampler(range(9), 1, 0), accumulate=3)
+    assert loader.batch_size == 6 and len(loader) == 1
 
 
 def test_prefetching_gives_the_same_batches():

@@ -20,7 +20,7 @@ from . import cpu_scan
 from .operator import backend_module, scan
 from .reference import reference_scan
 
-__all__ = ['BACKENDS', 'available_backends', 'selective_scan']
+__all__ = ['BACKENDS', 'available_backends', 'chosen_backend', 'selective_scan']
 
 BACKENDS = ('mamba_ssm', 'triton', 'cpu', 'torch', 'reference')
 """The best one first, where it works."""
@@ -122,6 +122,15 @@ def _cached_choice(device_type: str, double: bool, asked: str | None) -> str:
     backend = asked or usable[0]
     _log().info('Selective scan on %s: backend %s', device_type, backend)
     return backend
+
+
+def chosen_backend(device_type: str, backend: str | None = None) -> str:
+    """Name of the backend that `selective_scan(…, backend=backend)` uses for float32 on a device of this type.
+
+    Raises:
+        ValueError: `backend` is unknown, or does not work there.
+    """
+    return _choose(device_type, False, backend)
 
 
 def selective_scan(
