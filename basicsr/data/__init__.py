@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
+import threading
 from copy import deepcopy
 from typing import Any
 
@@ -113,6 +115,14 @@ def _training_args(
 
 
 def _leave_signals_to_the_main_process(worker_id: int) -> None:
-    """A Ctrl-C reaches all processes of a terminal; the main one finishes its iteration first and ends the workers."""
+    """Ctrl-C in a terminal and a cluster's SIGTERM reach workers, too, which the main process still needs."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if hasattr(signal, 'sigwaitinfo'):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey_the_main_process, daemon=True).start()
+
+
+def _obey_the_main_process() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
