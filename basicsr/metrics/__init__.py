@@ -5,11 +5,14 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from basicsr.metrics.niqe import calculate_niqe, pristine_model
 from basicsr.metrics.psnr_ssim import calculate_psnr, calculate_psnr_pt, calculate_ssim, calculate_ssim_pt
 from basicsr.utils.registry import METRIC_REGISTRY, did_you_mean
 
 __all__ = [
+    'better_is',
     'calculate_metric',
+    'calculate_niqe',
     'calculate_psnr',
     'calculate_psnr_pt',
     'calculate_ssim',
@@ -43,11 +46,21 @@ def check_metrics(opt: dict[str, Any]) -> None:
         ]
         if content.get('better', 'higher') not in ('higher', 'lower'):
             mistakes.append(f'{path}.better: is higher or lower, not {content["better"]!r}')
+        if kind == 'calculate_niqe':
+            try:
+                pristine_model(content.get('params'))
+            except (OSError, ValueError) as error:
+                mistakes.append(f'{path}.{error}' if content.get('params') else f'{path}: {error}')
     best = (opt.get('logger') or {}).get('save_best')
     if best and best not in metrics:
         mistakes.append(f'logger.save_best: {best!r} is none of val.metrics: {", ".join(metrics) or "there are none"}')
     if mistakes:
         raise ValueError('the options have mistakes:\n  ' + '\n  '.join(mistakes))
+
+
+def better_is(opt: dict[str, Any]) -> str:
+    """Which values of the metric of this section are better, 'higher' or 'lower': as it says, else by its type."""
+    return opt.get('better') or ('lower' if opt.get('type') == 'calculate_niqe' else 'higher')
 
 
 def needs_ground_truth(opt: dict[str, Any]) -> bool:

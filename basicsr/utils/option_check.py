@@ -41,9 +41,9 @@ _KEYS: dict[str, set[str]] = {
     'logger': {'print_freq', 'save_checkpoint_freq', 'save_best', 'use_tb_logger', 'wandb'},
     'dist_params': {'backend', 'port', 'timeout'},
 }
-_OWN_MODELS = {'SRModel', 'MambaIRModel', 'LDTModel'}
+_OWN_MODELS = {'SRModel', 'SwinIRModel', 'MambaIRModel', 'LDTModel'}
 _OWN_DATASETS = {'PairedImageDataset', 'SingleImageDataset'}
-_NOT_YET = ('val.selfensemble_testing', 'val.patchwise_testing', 'logger.wandb.project')
+_NOT_YET = ('logger.wandb.project',)
 
 _LEAST = {
     **{'scale': 1, 'manual_seed': 0, 'train.total_iter': 1, 'val.val_freq': 1, 'logger.print_freq': 1},

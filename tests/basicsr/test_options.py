@@ -115,12 +115,12 @@ def test_all_mistakes_at_once(tmp_path):
 def test_metrics_and_the_best_are_checked_before_a_run():
     psnr = {'type': 'calculate_psnr', 'crop_border': 4, 'test_y_channel': True, 'better': 'higher'}
     check_metrics({'val': {'metrics': {'psnr': psnr}}, 'logger': {'save_best': 'psnr'}})
-    wrong = {'psnr': {**psnr, 'test_y_chanel': True}, 'niqe': {'type': 'calculate_niqe'}}
+    wrong = {'psnr': {**psnr, 'test_y_chanel': True}, 'niqe': {'type': 'calculate_niqee'}}
     with pytest.raises(ValueError) as error:
         check_metrics({'val': {'metrics': wrong}, 'logger': {'save_best': 'ssim'}})
     for part in (
         "val.metrics.psnr.test_y_chanel: unknown option; did you mean 'test_y_channel'?",
-        "val.metrics.niqe.type: 'calculate_niqe' is no metric; there are calculate_psnr",
+        "val.metrics.niqe.type: 'calculate_niqee' is no metric; there are calculate_niqe, calculate_psnr",
         "logger.save_best: 'ssim' is none of val.metrics: psnr, niqe",
     ):
         assert part in str(error.value)
@@ -158,8 +158,13 @@ def test_two_test_sets_of_one_name_are_refused(tmp_path):
 
 
 def test_what_is_not_supported_yet_is_refused_not_ignored(tmp_path):
-    with pytest.raises(ValueError, match=r'val\.selfensemble_testing: not supported yet'):
-        parse(tmp_path, MINIMAL + 'val: {selfensemble_testing: true, patchwise_testing: false}')
+    with pytest.raises(ValueError, match=r'logger\.wandb\.project: not supported yet'):
+        parse(tmp_path, MINIMAL + 'logger: {wandb: {project: trial}}')
+
+
+def test_testing_as_mambair_writes_it(tmp_path):
+    opt, _ = parse(tmp_path, MINIMAL + 'val: {selfensemble_testing: true, patchwise_testing: false}')
+    assert opt['val'] == {'selfensemble_testing': True, 'patchwise_testing': False}
 
 
 def test_basicsrs_way_of_overriding():
