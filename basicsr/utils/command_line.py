@@ -96,7 +96,7 @@ def run_from_command_line(run: Callable[[], None], debug: bool = False) -> None:
         # A group that has lost a process may wait for it when it is taken down.
         sys.stderr.flush()
         os._exit(code) if code == LOST_PROCESS else sys.exit(code)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, ImportError) as error:
         if debug:
             raise
         text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
