@@ -4,6 +4,7 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 REQUIREMENTS = [line for line in (ROOT / 'requirements.txt').read_text().splitlines() if not line.startswith('#')]
+TEST = ['pytest>=7.4', 'hypothesis>=6.80']  # hypothesis makes the mutants of option files
 
 setup(
     name='layer-decomposition-training',
@@ -16,5 +17,5 @@ setup(
     packages=find_packages(include=['ldt', 'ldt.*', 'basicsr', 'basicsr.*']),
     package_data={'basicsr': ['ops/selective_scan/csrc/*.cpp']},
     install_requires=REQUIREMENTS,
-    extras_require={'test': ['pytest>=7.4'], 'dev': ['pytest>=7.4', 'ruff>=0.6']},
+    extras_require={'test': TEST, 'dev': [*TEST, 'ruff>=0.6']},
 )

@@ -12,7 +12,6 @@ if __name__ == '__main__':
     runpy.run_path(str(ROOT / 'basicsr' / 'utils' / 'own_copy.py'))['use_own_copy'](ROOT)
 
 from basicsr.evaluation import build_loaders, domain_table, score
-from basicsr.metrics import check_metrics
 from basicsr.models import build_model
 from basicsr.utils.command_line import make_parser, run_from_command_line
 from basicsr.utils.logger import get_env_info, get_root_logger
@@ -32,7 +31,6 @@ def test_pipeline(root_path: str, args: argparse.Namespace | None = None) -> Non
     """
     opt, args = parse_options(root_path, is_train=False, args=args)
     check_files(opt)
-    check_metrics(opt)
     if opt['rank'] > 0:
         return
     loaders = build_loaders(opt, ['val', 'test'])

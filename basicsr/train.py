@@ -24,7 +24,6 @@ from basicsr.data import build_dataloader, build_dataset
 from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.data.prefetch_dataloader import CPUPrefetcher, CUDAPrefetcher
 from basicsr.evaluation import compare
-from basicsr.metrics import check_metrics
 from basicsr.models import build_model
 from basicsr.models.stepping import NotFinite
 from basicsr.ops.selective_scan import chosen_backend
@@ -128,7 +127,6 @@ def train_pipeline(root_path: str, args: argparse.Namespace | None = None) -> No
     """
     opt, args = parse_options(root_path, is_train=True, args=args)
     logger = get_root_logger()
-    check_metrics(opt)  # before a pre-training takes its time
     prepare(root_path, opt, args)
     check_files(opt)
     resume_state = load_resume_state(opt)

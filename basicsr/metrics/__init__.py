@@ -6,7 +6,7 @@ import inspect
 from typing import Any
 
 from basicsr.metrics.psnr_ssim import calculate_psnr, calculate_psnr_pt, calculate_ssim, calculate_ssim_pt
-from basicsr.utils.registry import METRIC_REGISTRY, did_you_mean
+from basicsr.utils.registry import METRIC_REGISTRY
 
 __all__ = [
     'calculate_metric',
@@ -14,40 +14,8 @@ __all__ = [
     'calculate_psnr_pt',
     'calculate_ssim',
     'calculate_ssim_pt',
-    'check_metrics',
     'needs_ground_truth',
 ]
-
-
-def check_metrics(opt: dict[str, Any]) -> None:
-    """Make sure that `val.metrics` and `logger.save_best` mean something; metrics ignore arguments that are not theirs.
-
-    Args:
-        opt: The resolved options.
-
-    Raises:
-        ValueError: An unknown metric or argument, or a `save_best` that is no metric; all are named.
-    """
-    metrics = (opt.get('val') or {}).get('metrics') or {}
-    mistakes = []
-    for name, content in metrics.items():
-        path = f'val.metrics.{name}'
-        kind = content.get('type') if isinstance(content, dict) else None
-        if kind not in METRIC_REGISTRY:
-            known = ', '.join(sorted(METRIC_REGISTRY.keys()))
-            mistakes.append(f'{path}.type: {kind!r} is no metric; there are {known}')
-            continue
-        accepted = [*inspect.signature(METRIC_REGISTRY.get(kind)).parameters, 'type', 'better']
-        mistakes += [
-            f'{path}.{key}: unknown option{did_you_mean(key, accepted)}' for key in content if key not in accepted
-        ]
-        if content.get('better', 'higher') not in ('higher', 'lower'):
-            mistakes.append(f'{path}.better: is higher or lower, not {content["better"]!r}')
-    best = (opt.get('logger') or {}).get('save_best')
-    if best and best not in metrics:
-        mistakes.append(f'logger.save_best: {best!r} is none of val.metrics: {", ".join(metrics) or "there are none"}')
-    if mistakes:
-        raise ValueError('the options have mistakes:\n  ' + '\n  '.join(mistakes))
 
 
 def needs_ground_truth(opt: dict[str, Any]) -> bool:
