@@ -1,6 +1,5 @@
 import copy
 import json
-import logging
 from pathlib import Path
 
 import cv2
@@ -177,7 +176,7 @@ def test_moving_average_is_what_is_tested(pictures, tmp_path):
 LDT = {'scoring_batches': 3, 'exchange_every': 1, 'stable_decay': [0.5, 0.4], 'unstable_decay': [0.6, 0.3]}
 
 
-def test_ldt_model_publishes_the_composite(pictures, tmp_path, caplog):
+def test_ldt_model_publishes_the_composite(pictures, tmp_path):
     opt = options(pictures, tmp_path, 'LDTModel', ldt=LDT)
     model = build(opt)
     model.before_training(loader(opt, 'train'))
@@ -227,15 +226,19 @@ def test_sr_run_is_resumed_with_its_own_weights(pictures, tmp_path):
     model = train(build(opt), opt, 3)
     model.save(0, 3)
     state = load_checkpoint(tmp_path / 'training_states' / '3.state')
-    opt['path'].update(resume_network=str(tmp_path / 'models' / 'net_g_3.pth'), param_key_g='params_ema')
-    other = build(opt)
-    other.resume_training(state)
-    for name in ('net_g', 'net_g_ema'):
-        for a, b in zip(getattr(model, name).parameters(), getattr(other, name).parameters(), strict=True):
-            assert torch.equal(a, b), name
+    of_basicsr = {key: value for key, value in state.items() if key != 'networks'}
+    for resumed, network in ((state, ''), (of_basicsr, str(tmp_path / 'models' / 'net_g_3.pth'))):
+        opt['path'].update(resume_network=network, param_key_g='params_ema')
+        other = build(opt)
+        other.resume_training(resumed)
+        for name in ('net_g', 'net_g_ema'):
+            for a, b in zip(getattr(model, name).parameters(), getattr(other, name).parameters(), strict=True):
+                assert torch.equal(a, b), name
     opt['path']['resume_network'] = str(tmp_path / 'models' / 'net_g_4.pth')
     with pytest.raises(FileNotFoundError, match='net_g_4'):
-        build(opt).resume_training(state)
+        build(opt).resume_training(of_basicsr)
+    with pytest.raises(ValueError, match='holds no net_g_ema: it was saved with other options'):
+        build(opt).resume_training({**state, 'networks': {'net_g': state['networks']['net_g']}})
 
 
 @ARCH_REGISTRY.register()
@@ -348,16 +351,11 @@ def test_other_partitions(pictures, tmp_path, section, unstable):
     train(model, opt, 1)
 
 
-def test_short_run_with_the_papers_coefficients_is_warned_about(pictures, tmp_path, caplog):
+def test_short_run_with_the_papers_coefficients_is_warned_about(pictures, tmp_path, logged):
     opt = options(pictures, tmp_path, 'LDTModel', ldt={'scoring_batches': 2})
     model = build(opt)
-    logger = logging.getLogger('basicsr')
-    logger.addHandler(caplog.handler)
-    try:
-        model.before_training(loader(opt, 'train'))
-    finally:
-        logger.removeHandler(caplog.handler)
-    warnings = [record.getMessage() for record in caplog.records if record.levelname == 'WARNING']
+    model.before_training(loader(opt, 'train'))
+    warnings = logged.warnings()
     assert len(warnings) == 2
     assert 'stable layers have a time constant longer than the run' in warnings[0]
 

@@ -157,7 +157,7 @@ def test_losses_that_stay_broken_end_the_run_with_the_last_good_weights(folder):
     run = faults.start(options)
     text = faults.finish(run)
     assert run.returncode == 2 and 'Traceback' not in text
-    assert 'Step skipped, 3 in a row, 3 in all: l_pix_primary is ' in text
+    assert 'Step skipped, 3 in a row and 3 in all: l_pix_primary is ' in text
     last = re.search(r'in a row, more than train.max_bad_steps: 3; .* checkpoint of iteration (\d+)', text, re.S)
     state = load_checkpoint(folder / 'experiments' / 'diverged' / 'training_states' / f'{last[1]}.state')
     assert state['stepper']['bad_steps'] == 4

@@ -1,5 +1,4 @@
 import importlib
-import logging
 import os
 import subprocess
 import sys
@@ -307,7 +306,7 @@ def test_environment_chooses_the_backend(tmp_path):
     assert process.returncode == 1 and "no selective scan backend is called 'fast'" in printed
 
 
-def test_mamba_ssm_is_used_where_its_extension_imports(tmp_path, monkeypatch, caplog):
+def test_mamba_ssm_is_used_where_its_extension_imports(tmp_path, monkeypatch, logged):
     monkeypatch.syspath_prepend(tmp_path)
     package = tmp_path / 'mamba_ssm' / 'ops'
     package.mkdir(parents=True)
@@ -323,24 +322,24 @@ def test_mamba_ssm_is_used_where_its_extension_imports(tmp_path, monkeypatch, ca
     def found(source: str):
         (package / 'selective_scan_interface.py').write_text(source)
         forget()
-        caplog.clear()
+        logged.clear()
         return [selective_scan_module._mamba_ssm() for _ in range(2)]
 
-    monkeypatch.setattr(logging.getLogger('basicsr'), 'propagate', True)
     try:
         assert found('def selective_scan_fn():\n    return 1')[0]() == 1
-        assert not caplog.records
+        assert not logged.records
         # What the package does where its extension was not built, or for another torch.
         assert found('import selective_scan_cuda') == [None, None]
-        assert len(caplog.records) == 1 and 'MAMBA_FORCE_BUILD=TRUE pip install' in caplog.text
+        (warning,) = logged.warnings()
+        assert 'MAMBA_FORCE_BUILD=TRUE pip install' in warning
         assert found('raise RuntimeError("undefined symbol: for another torch")') == [None, None]
-        assert len(caplog.records) == 1 and 'undefined symbol: for another torch' in caplog.text
+        (warning,) = logged.warnings()
+        assert 'undefined symbol: for another torch' in warning
     finally:
         forget()
 
 
 @pytest.mark.skipif(importlib.util.find_spec('mamba_ssm') is not None, reason='mamba-ssm is installed')
-def test_absent_mamba_ssm_is_silent(caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger('basicsr'), 'propagate', True)
+def test_absent_mamba_ssm_is_silent(logged):
     selective_scan_module._mamba_ssm.cache_clear()
-    assert selective_scan_module._mamba_ssm() is None and not caplog.records
+    assert selective_scan_module._mamba_ssm() is None and not logged.records

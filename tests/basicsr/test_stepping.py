@@ -103,17 +103,17 @@ def test_a_compiled_network_takes_the_same_steps(pictures, tmp_path):
 
 @ARCH_REGISTRY.register()
 class Bent(torch.nn.Sequential):
-    """Batch statistics, x2."""
+    """Batch statistics, x2. Without a bias before them: its gradient would be nothing but rounding."""
 
     def __init__(self):
-        convolutions = torch.nn.Conv2d(3, 8, 3, 1, 1), torch.nn.Conv2d(8, 12, 3, 1, 1)
+        convolutions = torch.nn.Conv2d(3, 8, 3, 1, 1, bias=False), torch.nn.Conv2d(8, 12, 3, 1, 1)
         super().__init__(convolutions[0], torch.nn.BatchNorm2d(8), convolutions[1], torch.nn.PixelShuffle(2))
 
 
 @pytest.mark.parametrize('model_type', ['SRModel', 'LDTModel'])
 @pytest.mark.parametrize('where', ['lq', 'gt'])
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])
-def test_a_step_that_would_do_harm_is_not_taken(pictures, tmp_path, model_type, where, value, caplog):
+def test_a_step_that_would_do_harm_is_not_taken(pictures, tmp_path, model_type, where, value, logged):
     section = {'ldt': LDT} if model_type == 'LDTModel' else {'ema_decay': 0.9}
     opt = {**options(pictures, tmp_path, model_type, **section), 'network_g': {'type': 'Bent'}}
     model = steps(opt, 2)
@@ -133,6 +133,8 @@ def test_a_step_that_would_do_harm_is_not_taken(pictures, tmp_path, model_type, 
     model.optimize_parameters(3)
     assert all(torch.equal(a, b) for a, b in zip(before, everything(), strict=True))
     assert model.stepper.bad_steps == model.stepper.all_bad_steps == 1
+    loss = 'l_pix_primary' if model_type == 'LDTModel' else 'l_pix'
+    assert f'Step skipped, 1 in a row and 1 in all: {loss} is ' in logged.warnings()[-1]
     model.feed_data(next(batches(opt)))
     model.optimize_parameters(4)
     assert model.stepper.bad_steps == 0 and model.stepper.all_bad_steps == 1
