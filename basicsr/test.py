@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import runpy
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 if __name__ == '__main__':
     runpy.run_path(str(ROOT / 'basicsr' / 'utils' / 'own_copy.py'))['use_own_copy'](ROOT)
 
+from basicsr.check import check_pipeline
 from basicsr.evaluation import build_loaders, domain_table, score
 from basicsr.models import build_model
 from basicsr.utils.command_line import make_parser, run_from_command_line
@@ -55,7 +57,8 @@ def test_pipeline(root_path: str, args: argparse.Namespace | None = None) -> Non
 
 def main() -> None:
     args = make_parser(is_train=False).parse_args()
-    run_from_command_line(lambda: test_pipeline(str(ROOT), args), args.debug)
+    run = partial(check_pipeline, is_train=False) if args.check else test_pipeline
+    run_from_command_line(lambda: run(str(ROOT), args), args.debug)
 
 
 if __name__ == '__main__':

@@ -20,6 +20,7 @@ import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from basicsr.check import check_pipeline
 from basicsr.data import build_dataloader, build_dataset
 from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.data.prefetch_dataloader import CPUPrefetcher, CUDAPrefetcher
@@ -344,7 +345,8 @@ def main(root_path: str = str(ROOT)) -> None:
     args = make_parser(is_train=True).parse_args()
     if args.opt is None:
         args.opt = default_experiment(root_path)
-    run_from_command_line(lambda: train_pipeline(root_path, args), args.debug)
+    run = check_pipeline if args.check else train_pipeline
+    run_from_command_line(lambda: run(root_path, args), args.debug)
 
 
 if __name__ == '__main__':

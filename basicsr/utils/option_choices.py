@@ -71,7 +71,7 @@ def check_filled() -> None:
     """What can be chosen is known once the packages that define it are imported; an empty registry is a bug."""
     for choice in CHOICES.values():
         assert choice.registry.keys(), (
-            f'the registry of {choice.registry.name}s is empty: import basicsr.data and basicsr.models before options '
+            f'the {choice.registry.name} registry is empty: import basicsr.data and basicsr.models before options '
             'are checked'
         )
 
@@ -126,7 +126,10 @@ def section_for(choice: str, written: Any) -> type[Section]:
 
 @functools.cache
 def arguments_of(choice: str, factory: Callable) -> type[Section]:
-    """A section whose keys are `type` and the arguments of `factory`, as its signature and docstring have them."""
+    """A section whose keys are `type` and the arguments of `factory`, as its signature and docstring have them.
+
+    An attribute `check_options` of `factory` finds mistakes that types do not show, see `Section.rules`.
+    """
     known = CHOICES[choice]
     fields: dict[str, Any] = {'type': (NameOf(choice), Field(...))}
     described, is_open = described_arguments(factory), False
@@ -141,6 +144,8 @@ def arguments_of(choice: str, factory: Callable) -> type[Section]:
         fields[name] = (kind, Field(default, description=description))
     section = create_model(factory.__name__, __base__=Chosen if is_open else Section, **fields)
     section.choice = choice
+    if hasattr(factory, 'check_options'):
+        section.rules = staticmethod(factory.check_options)
     return section
 
 

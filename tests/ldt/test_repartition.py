@@ -171,7 +171,7 @@ def test_float32_averages_of_low_precision_layers_survive():
 def test_wrong_use_names_the_layers():
     net = decomposition()
     other = ldt.Partition([*NAMES[:4], 'new.weight'], NAMES[5:])
-    with pytest.raises(ValueError, match=rf"must have the layers of the old one, not .*{NAMES[4]}.*new\.weight"):
+    with pytest.raises(ValueError, match=rf'must have the layers of the old one, not .*{NAMES[4]}.*new\.weight'):
         net.repartition(other, ldt.fixed_decay(other, 0.9))
     with pytest.raises(ValueError, match='no decay is given for'):
         net.repartition(SECOND, {})
