@@ -189,5 +189,5 @@ def _interval(metadata: Iterable[Any]) -> str:
     words = {limits.Ge: ('of at least', 'ge'), limits.Gt: ('above', 'gt')}
     words |= {limits.Le: ('at most', 'le'), limits.Lt: ('below', 'lt')}
     bounds = [(words[type(data)], data) for data in metadata if type(data) in words]
-    text = ' and '.join(f'{word} {getattr(data, name):g}' for (word, name), data in bounds)
+    text = ' and '.join(f'{word} {getattr(data, name)}' for (word, name), data in bounds)
     return f' {text}' if text else ''
