@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, get_origin
 
 from pydantic import Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
 from basicsr.utils.logger import get_root_logger
-from basicsr.utils.option_choices import CHOICES, Chosen, ChosenFrom, check_filled, section_for
+from basicsr.utils.option_choices import CHOICES, Chosen, ChosenFrom, check_filled, find, section_for
 from basicsr.utils.option_file import Key, Places, place_of
 from basicsr.utils.option_schema import (
     NEEDED_BY_OWN_MODELS,
@@ -58,7 +58,7 @@ def check_options(opt: dict, places: Places | None = None, is_train: bool = Fals
         ValueError: Every mistake, a line each: the option, what is expected, what was found, and where.
     """
     check_filled()
-    section = _specialised(Options, opt, opt.get('model_type') not in OWN_MODELS)
+    section = _specialised(Options, opt, _is_users('model', opt.get('model_type'), OWN_MODELS))
     checked, mistakes = _check(section, opt)
     if is_train:
         for key, message in _needed_for_training(opt):
@@ -93,6 +93,10 @@ def _line(key: Key, message: str, places: Places) -> str:
     return f'{".".join(map(str, key))}: {message}' + (f' [{place}]' if place else '')
 
 
+def _is_users(choice: str, name: Any, own: Collection[str]) -> bool:
+    return name not in own and find(choice, name) is not None
+
+
 def _specialised(section: type[Section], written: Any, users: bool) -> type[Section]:
     """`section` as it is for what was written: `type:` sections have the arguments of the class that they choose.
 
@@ -104,7 +108,7 @@ def _specialised(section: type[Section], written: Any, users: bool) -> type[Sect
     if not isinstance(written, dict):
         return section
     if section is Dataset:
-        users = written.get('type') not in OWN_DATASETS
+        users = _is_users('dataset', written.get('type'), OWN_DATASETS)
     if section.choice:
         return section_for(section.choice, written)
     changed = {}
@@ -272,7 +276,8 @@ def _warnings(section: type[Section], opt: dict, is_train: bool) -> Iterator[tup
         for data in field.metadata if field else ():
             if isinstance(data, Belongs):
                 yield (key,), f'ignored here; it belongs to {data.to}'
-    if is_train and (opt.get('train') or {}).get('ldt') and opt['model_type'] in OWN_MODELS - {'LDTModel'}:
+    own = opt['model_type'] in OWN_MODELS and opt['model_type'] != 'LDTModel'
+    if is_train and own and (opt.get('train') or {}).get('ldt'):
         yield ('train', 'ldt'), f'ignored: only LDTModel reads it, and model_type is {opt["model_type"]}'
     yield from _doubtful(section, opt, ())
 

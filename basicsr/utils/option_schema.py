@@ -15,9 +15,9 @@ from pydantic import AfterValidator
 from basicsr.utils.option_choices import NameOf, chosen_section
 from basicsr.utils.option_types import Belongs, List, NotYet, Real, Section, Whole, option
 
-OWN_MODELS = frozenset({'SRModel', 'SwinIRModel', 'MambaIRModel', 'LDTModel'})
+OWN_MODELS = ('SRModel', 'SwinIRModel', 'MambaIRModel', 'LDTModel')
 """Models whose keys are all in this file; others may read more of `train`, `val`, `path` and the top level."""
-OWN_DATASETS = frozenset({'PairedImageDataset', 'SingleImageDataset'})
+OWN_DATASETS = ('PairedImageDataset', 'SingleImageDataset')
 """Data sets whose keys are all in this file; others may read more of their section."""
 
 Network = chosen_section('arch')

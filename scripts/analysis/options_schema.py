@@ -38,13 +38,14 @@ _LIMITS = {
 }
 _INTRO = """# Options
 
-Every key of an option file. Made by `python scripts/analysis/options_schema.py` from `basicsr/utils/option_schema.py` and
-from the signatures of what `type:` chooses; edit those. `~` is the same as leaving a key out; `5e3` is a whole number.
-`python Train_pip.py --check -opt FILE` looks at a file without running it. Editors with the YAML language server check and
-complete while you type where a file begins with `# yaml-language-server: $schema=<path to docs/options.schema.json>`.
+Every key of an option file. Made by `python scripts/analysis/options_schema.py` from `basicsr/utils/option_schema.py`
+and from the signatures of what `type:` chooses; edit those. `~` is the same as leaving a key out; `5e3` is a whole
+number. `python Train_pip.py --check -opt FILE` looks at a file without running it. Editors with the YAML language
+server check and complete while you type, where a file begins with
+`# yaml-language-server: $schema=<path to docs/options.schema.json>`.
 
-Keys marked with * are needed; a training also needs those of which the text says so. Models and data sets of your own may
-read more keys of the top level, `datasets.<name>`, `path`, `train` and `val`.
+Keys marked with * are needed. Models and data sets of your own may read more keys of the top level, `datasets.<name>`,
+`path`, `train` and `val`.
 """
 
 
@@ -87,7 +88,7 @@ def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
         return {**schema, 'anyOf': [*schema['anyOf'], {'type': 'null'}]}
     if 'enum' in schema:
         return {**schema, 'enum': [*schema['enum'], None]}
-    return {'anyOf': [schema, {'type': 'null'}]} if schema else {}
+    return {**schema, 'type': [schema['type'], 'null']} if schema else {}
 
 
 def json_section(section: type[Section]) -> dict[str, Any]:
