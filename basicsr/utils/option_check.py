@@ -23,6 +23,7 @@ from basicsr.utils.option_schema import (
 )
 from basicsr.utils.option_types import (
     Belongs,
+    NotRead,
     NotYet,
     Section,
     as_dict,
@@ -65,7 +66,7 @@ def check_options(opt: dict, places: Places | None = None, is_train: bool = Fals
             if not _is_known(mistakes, key):
                 mistakes[key] = f'missing; {message}'
     _raise(mistakes, places or {})
-    for key, message in _warnings(section, checked, is_train):
+    for key, message in _warnings(section, opt, is_train):
         get_root_logger().warning('%s', _line(key, message, places or {}))
     return checked
 
@@ -271,23 +272,24 @@ def _at(opt: Any, key: Key) -> Any:
 
 def _warnings(section: type[Section], opt: dict, is_train: bool) -> Iterator[tuple[Key, str]]:
     """What is allowed, and probably not what was meant."""
-    for key in opt:
-        field = field_called(section, key)
-        for data in field.metadata if field else ():
-            if isinstance(data, Belongs):
-                yield (key,), f'ignored here; it belongs to {data.to}'
     own = opt['model_type'] in OWN_MODELS and opt['model_type'] != 'LDTModel'
-    if is_train and own and (opt.get('train') or {}).get('ldt'):
+    if is_train and own and _at(opt, ('train', 'ldt')):
         yield ('train', 'ldt'), f'ignored: only LDTModel reads it, and model_type is {opt["model_type"]}'
     yield from _doubtful(section, opt, ())
 
 
-def _doubtful(section: type[Section], given: dict, above: Key) -> Iterator[tuple[Key, str]]:
-    """Keys that only a user's class can know, and that are almost those that everybody knows."""
+def _doubtful(section: type[Section], written: dict, above: Key) -> Iterator[tuple[Key, str]]:
+    """Keys that are read by nothing, or that only a user's class can know and are almost those that everybody knows."""
     fields = fields_of(section)
-    for key, value in given.items():
+    for key, value in written.items():
         if key in fields:
-            if is_section(fields[key][1].annotation) and isinstance(value, dict):
-                yield from _doubtful(fields[key][1].annotation, value, (*above, key))
+            field = fields[key][1]
+            for data in field.metadata:
+                if isinstance(data, Belongs):
+                    yield (*above, key), f'ignored here; it belongs to {data.to}'
+                elif isinstance(data, NotRead):
+                    yield (*above, key), f'ignored; {written["type"]} has no such argument'
+            if is_section(field.annotation) and isinstance(value, dict):
+                yield from _doubtful(field.annotation, value, (*above, key))
         elif not issubclass(section, Chosen) and (near := did_you_mean(key, fields, _NEAR)) != '.':
             yield (*above, key), f'read by nothing here{near}'

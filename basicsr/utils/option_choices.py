@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import torch
 from pydantic import AfterValidator, ConfigDict, Field, create_model
 
-from basicsr.utils.option_types import List, Real, Section, Whole
+from basicsr.utils.option_types import List, NotRead, Real, Section, Whole
 from basicsr.utils.registry import (
     ARCH_REGISTRY,
     DATASET_REGISTRY,
@@ -65,6 +65,9 @@ CHOICES = {
     'optimizer': Choice('optimizer of torch.optim', _optimizers(), ('params', 'lr'), (_RATE,)),
     'scheduler': Choice('scheduler', SCHEDULER_REGISTRY, ('optimizer',)),
 }
+
+_NOT_READ = {'MambaIR': ('window_size', 'num_heads', 'interval')}
+"""Keys that MambaIR's option files inherited from those of other networks, and that its class takes and forgets."""
 
 
 def check_filled() -> None:
@@ -140,6 +143,8 @@ def arguments_of(choice: str, factory: Callable) -> type[Section]:
             default = ... if parameter.default is parameter.empty else parameter.default
             field = Field(default, alias=parameter.name, description=described.get(parameter.name))
             fields[f'argument_{index}'] = (simple(parameter.annotation), field)
+    for name in _NOT_READ.get(factory.__name__, ()):
+        fields.setdefault(name, (Annotated[Any, NotRead()], Field(None, description='Not read.')))
     for name, kind, default, description in known.more:
         fields[name] = (kind, Field(default, description=description))
     section = create_model(factory.__name__, __base__=Chosen if is_open else Section, **fields)

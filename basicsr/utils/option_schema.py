@@ -241,14 +241,16 @@ class Options(Section):
 
     base: str | list[str] = option(None, 'Option files that this one inherits from, relative to it.', alias='_base_')
     name: FolderName = option(..., 'Name of the experiment and of its folder.')
-    model_type: NameOf('model') = option(..., 'The class that trains and tests: SRModel, MambaIRModel, LDTModel, …')
+    model_type: NameOf('model') = option(
+        ..., 'The class that trains and tests: SRModel, MambaIRModel, LDTModel, or one of your own.'
+    )
     scale: Whole(1) = option(None, 'Ratio of the sizes of gt and lq.')
     num_gpu: Literal['auto'] | Whole(0) = option('auto', 'GPUs to use; 0: the CPU; auto: what is there.')
     manual_seed: Whole(0, 2**31 - 1) = option(None, 'Seed of all random numbers. Default: a random one, logged.')
     find_unused_parameters: bool = option(False, 'Distributed: allow weights that take no part in the loss.')
     data_hint: str = option(None, 'What the message says where data is missing: how to get it.')
     quickstart_data: str = option(None, "Folder in which the quick start's data is made before a training.")
-    datasets: dict[str, Dataset] = option(..., 'Data sets: train; val, val_1, …; test, test_1, …')
+    datasets: dict[str, Dataset] = option(..., 'Data sets: train; val, val_1, …; test, test_1, ….')
     network_g: Network = option(..., 'The network and its arguments.')
     path: Path = option(None, 'Weights, training states, output.')
     train: Train = option(None, 'Training.')

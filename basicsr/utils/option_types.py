@@ -72,6 +72,10 @@ class Belongs:
     to: str
 
 
+class NotRead:
+    """Marks a key that published files have and that nothing reads; it is left out, with a warning."""
+
+
 def option(default: Any, description: str, alias: str | None = None) -> Any:
     """A key of a section.
 
@@ -145,6 +149,8 @@ def as_dict(section: Section, written: dict) -> dict:
     for key, value in written.items():
         if key not in fields:
             result[key] = copy.deepcopy(value)
+        elif any(isinstance(data, NotRead) for data in fields[key][1].metadata):
+            continue
         elif value is not None:
             result[key] = _plain(getattr(section, fields[key][0]), value)
         elif takes_nothing(fields[key][1]):
