@@ -150,12 +150,21 @@ def _check(section: type[Section], written: Any) -> tuple[dict, Mistakes]:
         found: Mistakes = {}
         given = as_dict(section.model_validate(written), written)
     except ValidationError as error:
-        found = dict(_translated(error, section, written))
+        found = dict([*_odd_names(section, written, ()), *_translated(error, section, written)])
         given = _without(written, found)
     for key, message in _broken_rules(section, given, ()):
         if not _is_known(found, key):
             found[key] = message
     return given, found
+
+
+def _odd_names(section: type[Section], written: dict, above: Key) -> Iterator[tuple[Key, str]]:
+    """Keys that YAML did not read as text: numbers, yes, no, ~."""
+    for key, value in written.items():
+        if not isinstance(key, str):
+            yield (*above, key), f'unknown option: names are text, not {_short.repr(key)}; put it in quotes'
+        elif isinstance(value, dict) and (field := field_called(section, key)) and is_section(field.annotation):
+            yield from _odd_names(field.annotation, value, (*above, key))
 
 
 def _is_known(mistakes: Mistakes, key: Key) -> bool:
@@ -168,6 +177,8 @@ def _without(written: dict, mistakes: Mistakes, above: Key = ()) -> dict:
     given = {}
     for key, value in written.items():
         place = (*above, key)
+        if not isinstance(key, str):
+            continue
         if isinstance(value, dict):
             given[key] = {} if place in mistakes else _without(value, mistakes, place)
         elif place not in mistakes:
@@ -189,9 +200,9 @@ def _translated(error: ValidationError, section: type[Section], written: dict) -
     for detail in error.errors(include_url=False):
         key, parent, field = _locate(section, detail['loc'])
         value, kind = _at(written, key), detail['type']
-        if kind == 'invalid_key':
-            yield (*key,), f'unknown option; names of options are text, not {_short.repr(key[-1])}'
-        elif field is None:
+        if kind == 'invalid_key':  # pydantic has made text of it
+            continue
+        if field is None:
             yield key, f'unknown option{_nearest(key, parent)}'
         elif kind == 'missing' and len(key) == len(detail['loc']):
             yield key, f'missing; it must be {_expected(field)}'

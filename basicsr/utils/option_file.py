@@ -53,7 +53,7 @@ def ordered_yaml() -> tuple[type, type]:
     return _Loader, yaml.SafeDumper
 
 
-def _lines(node: yaml.Node, key: Key, above: tuple[int, ...] = ()) -> Iterator[tuple[Key, int]]:
+def _lines(loader: _Loader, node: yaml.Node, key: Key, above: tuple[int, ...] = ()) -> Iterator[tuple[Key, int]]:
     """The line of each value below `node`."""
     if id(node) in above:
         raise _error('a section cannot hold itself', node)
@@ -61,12 +61,14 @@ def _lines(node: yaml.Node, key: Key, above: tuple[int, ...] = ()) -> Iterator[t
     if isinstance(node, yaml.MappingNode):
         for name, value in node.value:
             if isinstance(name, yaml.ScalarNode):
-                yield (*key, name.value), name.start_mark.line + 1
-                yield from _lines(value, (*key, name.value), above)
+                is_merge = name.tag.endswith(':merge')
+                below = (*key, name.value if is_merge else loader.construct_object(name))
+                yield below, name.start_mark.line + 1
+                yield from _lines(loader, value, below, above)
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
             yield (*key, index), value.start_mark.line + 1
-            yield from _lines(value, (*key, index), above)
+            yield from _lines(loader, value, (*key, index), above)
 
 
 def _read(text: str, source: str) -> tuple[Any, dict[Key, int]]:
@@ -80,9 +82,9 @@ def _read(text: str, source: str) -> tuple[Any, dict[Key, int]]:
         node = loader.get_single_node()
         if node is None:
             return None, {}
-        dict(_lines(node, ()))  # before constructing, which may not end where a section holds itself
+        dict(_lines(loader, node, ()))  # before constructing, which may not end where a section holds itself
         value = loader.construct_document(node)
-        return value, dict(_lines(node, ()))  # once more: constructing has merged `<<`
+        return value, dict(_lines(loader, node, ()))  # once more: constructing has merged `<<`
     except yaml.YAMLError as error:
         mark = getattr(error, 'problem_mark', None)
         where = f', line {mark.line + 1}' if mark else ''

@@ -228,6 +228,14 @@ def test_each_mistake_in_its_words(file, change, message):
     assert 'Traceback' not in text and 'pydantic' not in text
 
 
+@pytest.mark.parametrize('name', ['1', '2.5', '~', 'yes'])
+def test_names_that_yaml_does_not_read_as_text(file, name):
+    file.write_text(file.read_text() + f'datasets: {{{name}: {{type: SingleImageDataset}}}}\n{name}: 3\n')
+    text = mistakes(file)
+    assert text.count('unknown option: names are text, not ') == 2 and '2 mistakes' in text
+    assert 'top.yml, line 6]' in text and 'top.yml, line 7]' in text
+
+
 def test_all_mistakes_come_at_once_with_the_file_and_the_line_of_each(file):
     base = file.parent / 'base.yml'
     base.write_text(base.read_text().replace('upscale: 2', 'upscale: two').replace('scale: 2\n', 'scale: 0\n', 1))
