@@ -494,3 +494,11 @@ def test_shipped_files_name_the_schema_for_editors():
         first = file.read_text().splitlines()[0]
         schema = file.parent / first.removeprefix('# yaml-language-server: $schema=')
         assert schema.resolve() == ROOT / 'docs' / 'options.schema.json', file
+
+
+def test_the_readmes_mistakes_are_what_comes_out():
+    example = re.search(r'```\n\$ python (Train_pip.py .*)\n((?:.*\n)*?)```', (ROOT / 'README.md').read_text())
+    done = subprocess.run(
+        [sys.executable, *example[1].split()], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stderr) == (2, example[2])
