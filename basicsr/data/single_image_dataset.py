@@ -8,11 +8,11 @@ from torchvision.transforms.functional import normalize
 
 from basicsr.data.data_util import (
     check_image_options,
+    find_pictures,
     make_file_client,
-    paths_from_folder,
-    paths_from_meta_info_file,
     read_image,
 )
+from basicsr.data.degradations import GREY_TASKS
 from basicsr.utils.color_util import bgr2ycbcr
 from basicsr.utils.img_util import img2tensor
 from basicsr.utils.registry import DATASET_REGISTRY
@@ -24,7 +24,8 @@ class SingleImageDataset(Dataset):
 
     Args:
         opt: The dataset's section of the options: dataroot_lq, and optionally meta_info_file (or meta_info),
-            color, mean, std and io_backend as in PairedImageDataset.
+            color, mean, std and io_backend as in PairedImageDataset; task denoising_gray or CAR reads them
+            as one grey channel.
 
     Items are dictionaries: lq (c, h, w), float32, RGB or Y in [0, 1] before normalisation; lq_path.
 
@@ -36,18 +37,14 @@ class SingleImageDataset(Dataset):
     def __init__(self, opt: dict) -> None:
         check_image_options(opt, ('dataroot_lq',))
         self.opt = opt
-        self.file_client = make_file_client(opt)
-        meta_info = opt.get('meta_info_file') or opt.get('meta_info')
-        if meta_info:
-            self.paths = paths_from_meta_info_file(opt['dataroot_lq'], meta_info)
-        else:
-            self.paths = paths_from_folder(opt['dataroot_lq'], 'dataroot_lq')
+        self.paths = find_pictures(opt, 'dataroot_lq')
+        self.file_client = make_file_client(opt, ['dataroot_lq'])
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> dict[str, Tensor | str]:
-        lq = read_image(self.file_client, self.paths[index], 'dataroot_lq')
+        lq = read_image(self.file_client, self.paths[index], 'dataroot_lq', self.opt.get('task') in GREY_TASKS)
         if self.opt.get('color') == 'y':
             lq = bgr2ycbcr(lq, y_only=True)[..., None]
         lq = img2tensor(lq)

@@ -5,17 +5,25 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from basicsr.metrics.niqe import calculate_niqe
 from basicsr.metrics.psnr_ssim import calculate_psnr, calculate_psnr_pt, calculate_ssim, calculate_ssim_pt
 from basicsr.utils.registry import METRIC_REGISTRY
 
 __all__ = [
+    'better_is',
     'calculate_metric',
+    'calculate_niqe',
     'calculate_psnr',
     'calculate_psnr_pt',
     'calculate_ssim',
     'calculate_ssim_pt',
     'needs_ground_truth',
 ]
+
+
+def better_is(opt: dict[str, Any]) -> str:
+    """Which values of the metric of this section are better, 'higher' or 'lower': as it says, else by its type."""
+    return opt.get('better') or ('lower' if opt.get('type') == 'calculate_niqe' else 'higher')
 
 
 def needs_ground_truth(opt: dict[str, Any]) -> bool:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from basicsr.metrics import better_is
 from basicsr.models import lr_scheduler  # noqa: F401  registers its schedulers
 from basicsr.utils.checkpoint import find_weights, load_checkpoint, load_weights, save_checkpoint
 from basicsr.utils.dist_util import master_only
@@ -77,8 +78,8 @@ class BaseModel:
             return
         self.best_metric_results[dataset_name] = {
             metric: {
-                'better': content.get('better', 'higher'),
-                'val': float('-inf') if content.get('better', 'higher') == 'higher' else float('inf'),
+                'better': better_is(content),
+                'val': float('-inf') if better_is(content) == 'higher' else float('inf'),
                 'iter': -1,
             }
             for metric, content in self.opt['val']['metrics'].items()

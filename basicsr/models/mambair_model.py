@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
-
 from basicsr.models.sr_model import SRModel
-from basicsr.models.tiling import check_tiles, tiled
+from basicsr.utils.logger import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
 
 
@@ -15,13 +13,18 @@ class MambaIRModel(SRModel):
 
     Options: `val.tile_size`, about the side of a tile in pixels of lq (200; 0 tests pictures whole), and
     `val.tile_overlap`, the margin as a share of it (0.1).
+
+    `val.patchwise_testing` changes nothing here, neither as true nor as false: MambaIR's own model cuts pictures of 200
+    pixels and more whatever its option files say there, and published figures were made like that.
     """
 
-    def __init__(self, opt: dict) -> None:
-        val = opt.get('val') or {}
-        self.tile_size, self.tile_overlap = val.get('tile_size', 200), val.get('tile_overlap', 0.1)
-        check_tiles(self.tile_size, self.tile_overlap)
-        super().__init__(opt)
+    always_tiled = True
 
-    def infer(self, net: nn.Module, lq: Tensor) -> Tensor:
-        return tiled(net, lq, self.opt.get('scale', 1), self.tile_size, self.tile_overlap)
+    def __init__(self, opt: dict) -> None:
+        super().__init__(opt)
+        if self.tile_size and (opt.get('val') or {}).get('patchwise_testing') is False:
+            get_root_logger().info(
+                'val.patchwise_testing: false leaves tiles as they are, as in MambaIR: about %d pixels. '
+                'val.tile_size: 0 tests pictures whole',
+                self.tile_size,
+            )

@@ -6,6 +6,7 @@ import copy
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,9 @@ from basicsr.archs import build_network
 from basicsr.losses import build_loss
 from basicsr.metrics import calculate_metric, needs_ground_truth
 from basicsr.models.base_model import BaseModel
+from basicsr.models.self_ensemble import self_ensemble
 from basicsr.models.stepping import Stepper
+from basicsr.models.tiling import tile_options, tiled
 from basicsr.utils.dist_util import all_gather, get_dist_info
 from basicsr.utils.img_util import imwrite, tensor2img
 from basicsr.utils.logger import get_root_logger
@@ -32,12 +35,18 @@ _SHOWN_PICTURES = 4
 class SRModel(BaseModel):
     """Train and test `network_g` on pairs.
 
+    `val.patchwise_testing: true` tests pictures in tiles of `val.tile_size` with `val.tile_overlap`, and
+    `val.selfensemble_testing: true` averages over a picture's eight flips and turns, each of which is cut into tiles.
+
     Attributes:
         lq, gt: The batch in hand, (N, C, H, W) and (N, C, H * scale, W * scale).
         output: What the network made of it.
         metric_results: After a validation: each metric, averaged over the pictures.
         image_results: After a validation: (picture's name, its metrics) in the data set's order.
     """
+
+    always_tiled = False
+    """Whether pictures are cut into tiles without `val.patchwise_testing`, too."""
 
     @property
     def only_pixel_loss(self) -> bool:
@@ -46,6 +55,7 @@ class SRModel(BaseModel):
 
     def __init__(self, opt: dict) -> None:
         super().__init__(opt)
+        self.tile_size, self.tile_overlap = tile_options(opt.get('val') or {}, self.always_tiled)
         self.net_g = self.model_to_device(self._laid_out(build_network(opt['network_g'])))
         self.print_network(self.net_g)
         self._load_pretrained(self.net_g)
@@ -162,14 +172,19 @@ class SRModel(BaseModel):
             yield net.eval()
 
     def infer(self, net: nn.Module, lq: Tensor) -> Tensor:
-        """What `net` makes of whole pictures `lq`."""
+        """What `net` makes of `lq`: whole pictures, or a tile of them."""
         return net(lq)
 
     @torch.no_grad()
     def test(self) -> None:
         """Fill `output` from `lq`."""
         with self.network_to_test() as net:
-            self.output = self.infer(net, self.lq)
+            infer = partial(
+                tiled, partial(self.infer, net), scale=self.opt.get('scale', 1),
+                tile=self.tile_size, overlap=self.tile_overlap,
+            )  # fmt: skip
+            ensemble = (self.opt.get('val') or {}).get('selfensemble_testing')
+            self.output = self_ensemble(infer, self.lq) if ensemble else infer(self.lq)
 
     def dist_validation(self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool) -> None:
         """Validate every so manieth picture in each process; all of them have the results of all pictures."""

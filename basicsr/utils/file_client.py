@@ -2,34 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+
+from basicsr.utils.lmdb_util import check_lmdb, read_lmdb
 
 
 class FileClient:
-    """Reads files from the disk.
+    """Reads files from the disk, or pictures from LMDBs.
 
     Args:
-        backend: `io_backend: {type: …}` of the options; only 'disk' is supported.
-        kwargs: The section's other entries; the disk takes none.
+        backend: `io_backend: {type: …}` of the options: disk or lmdb.
+        db_paths: For lmdb: the folders.
+        client_keys: For lmdb: what each folder is called in `get`, for example lq and gt.
 
     Raises:
-        ValueError: Another backend, or an entry that the disk does not take.
+        ValueError: Another backend, or entries that do not belong to it.
+        FileNotFoundError: A folder holds no LMDB.
+        ImportError: The package lmdb is absent.
     """
 
-    def __init__(self, backend: str = 'disk', **kwargs: Any) -> None:
-        if backend != 'disk':
-            raise ValueError(
-                f'io_backend: type {backend!r} is not supported, only disk is; unpack the data to image files, '
-                'set `io_backend: {type: disk}` and point dataroot_gt and dataroot_lq to their folders'
-            )
-        if kwargs:
-            raise ValueError(f'io_backend: type disk takes no other entries; remove {", ".join(sorted(kwargs))}')
+    def __init__(
+        self,
+        backend: str = 'disk',
+        db_paths: Sequence[str] | str | None = None,
+        client_keys: Sequence[str] | str = 'default',
+        **kwargs: object,
+    ) -> None:
+        if backend not in ('disk', 'lmdb'):
+            raise ValueError(f'io_backend: type {backend!r} is not supported; it is disk or lmdb')
+        extra = {**kwargs, **({'db_paths': db_paths} if backend == 'disk' and db_paths is not None else {})}
+        if extra:
+            raise ValueError(f'io_backend: type {backend} takes no other entries; remove {", ".join(sorted(extra))}')
+        self._folders: dict[str, str] | None = None
+        if backend == 'lmdb':
+            folders, names = ([item] if isinstance(item, str) else list(item or []) for item in (db_paths, client_keys))
+            if not folders or len(folders) != len(names):
+                raise ValueError(f'an LMDB client takes a key for each folder, not {names} for {folders}')
+            self._folders = dict(zip(names, map(str, folders), strict=True))
+            for name, folder in self._folders.items():
+                check_lmdb(folder, f'dataroot_{name}')
 
     def get(self, filepath: str | Path, client_key: str = 'default') -> bytes:
-        """Return the bytes of the file; `client_key` is there for BasicSR's callers and ignored."""
-        return Path(filepath).read_bytes()
+        """Return the bytes of a file; from an LMDB, those of the key `filepath` in the folder called `client_key`."""
+        if self._folders is None:
+            return Path(filepath).read_bytes()
+        return read_lmdb(self._folders[client_key], str(filepath))
 
     def get_text(self, filepath: str | Path) -> str:
-        """Return the file's text, read as UTF-8."""
+        """Return a file's text, read as UTF-8 from the disk."""
         return Path(filepath).read_text(encoding='utf-8')

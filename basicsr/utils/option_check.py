@@ -77,6 +77,7 @@ def check_section(section: type[Section], written: Any, path: str) -> Section:
     Raises:
         ValueError: As `check_options`.
     """
+    section = _specialised(section, written, users=False)
     checked, mistakes = _check(section, written)
     _raise({(*path.split('.'), *key): message for key, message in mistakes.items()}, {})
     return section.model_validate(checked)

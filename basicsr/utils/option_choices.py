@@ -53,7 +53,10 @@ def _optimizers() -> Registry:
     return registry
 
 
-_BETTER = ('better', Literal['higher', 'lower'], 'higher', 'Whether more or less of it is good.')
+_BETTER = (
+    *('better', Literal['higher', 'lower'], None),
+    'Which values are better. Default: lower for calculate_niqe, else higher.',
+)
 _RATE = ('lr', Real(above=0), ..., 'Learning rate.')
 
 CHOICES = {

@@ -98,9 +98,23 @@ class Dataset(Section):
             yield 'std' if given.get('std') is None else 'mean', 'missing; mean and std belong together'
         elif given.get('mean') and len(given['mean']) != len(given['std']):
             yield 'std', f'must have as many numbers as mean, {len(given["mean"])}, not {len(given["std"])}'
+        if given['type'] == 'PairedImageDataset':
+            yield from cls._noise_rules(task, given)
+
+    @staticmethod
+    def _noise_rules(task: str, given: dict[str, Any]) -> Iterator[tuple[str, str]]:
         noise = given.get('noise')
-        if task == 'CAR' and noise is not None and not (1 <= noise <= 100 and float(noise).is_integer()):
-            yield 'noise', f'is the JPEG quality of task CAR: a whole number from 1 to 100, not {noise!r}'
+        if noise is None:
+            if task != 'SR' and given.get('dataroot_lq') in (None, given.get('dataroot_gt')):
+                yield 'noise', f'missing; task {task} makes lq of gt with it'
+        elif task == 'SR':
+            if noise:
+                yield 'noise', f'has no meaning in task SR: {noise!r}; name a task, or leave it out'
+        elif task == 'CAR':
+            if not (1 <= noise <= 100 and float(noise).is_integer()):
+                yield 'noise', f'is the JPEG quality of task CAR: a whole number from 1 to 100, not {noise!r}'
+        elif not 0 < noise <= 255:
+            yield 'noise', f'must be above 0 and at most 255 in task {task}, not {noise!r}'
 
 
 class Path(Section):
@@ -198,12 +212,19 @@ class Val(Section):
     suffix: str = option(None, "Testing: end of the pictures' names. Default: name.")
     metrics: dict[str, Metric] = option(None, 'By name: what is measured.')
     tile_size: Whole(0) = option(
-        200, 'About the side of the tiles in pixels of lq in which large pictures are run; 0: whole. Not by SRModel.'
+        200, 'About the side of the tiles in pixels of lq in which large pictures are run; 0: whole.'
     )
     tile_overlap: Real(least=0, below=1) = option(0.1, 'Margin of a tile, as a share of its side.')
-    selfensemble_testing: Annotated[Literal[False], NotYet(True)] = option(False, 'Average over flips and turns.')
-    patchwise_testing: Annotated[Literal[False], NotYet(True)] = option(False, "BasicSR's tiles; see tile_size.")
+    selfensemble_testing: bool = option(False, "Testing: average over a picture's eight flips and turns.")
+    patchwise_testing: bool = option(
+        False, 'Run pictures in tiles, see tile_size; MambaIRModel and LDTModel do that anyway.'
+    )
     pbar: bool = option(True, 'Show a progress bar.')
+
+    @classmethod
+    def rules(cls, given: dict[str, Any]) -> Iterator[tuple[str, str]]:
+        if given.get('patchwise_testing') and given.get('tile_size') == 0:
+            yield 'tile_size', 'must be above 0 for patchwise_testing; drop one of them'
 
 
 class Wandb(Section):
@@ -224,6 +245,11 @@ class Logger(Section):
     keep_checkpoints: Whole(1) = option(None, 'How many of the newest checkpoints are kept. Default: all.')
     use_tb_logger: bool = option(False, 'Write curves and pictures for TensorBoard.')
     wandb: Wandb = option(None, 'Weights & Biases, which follows TensorBoard.')
+
+    @classmethod
+    def rules(cls, given: dict[str, Any]) -> Iterator[tuple[str, str]]:
+        if (given.get('wandb') or {}).get('project') and not given.get('use_tb_logger'):
+            yield 'use_tb_logger', 'must be true for wandb, which follows TensorBoard'
 
 
 class DistParams(Section):
@@ -279,6 +305,8 @@ class Options(Section):
             pairs = dataset.get('type') == 'PairedImageDataset' and (dataset.get('task') or 'SR') == 'SR'
             if pairs and scale is None:
                 yield 'scale', f'missing; datasets.{phase} needs it'
+            if not pairs and dataset.get('type') == 'PairedImageDataset' and scale not in (None, 1):
+                yield f'datasets.{phase}.task', f'{dataset["task"]} keeps the size of pictures: scale must be 1'
             if scale and (dataset.get('gt_size') or 0) % scale and dataset.get('type') in OWN_DATASETS:
                 yield f'datasets.{phase}.gt_size', f'must be a multiple of scale {scale}, not {dataset["gt_size"]}'
         best, metrics = (given.get('logger') or {}).get('save_best'), (given.get('val') or {}).get('metrics') or {}

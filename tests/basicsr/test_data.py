@@ -296,10 +296,10 @@ def test_broken_pictures_are_named(pictures):
         ({'gt_size': 9}, 'gt_size 9 is no multiple of scale 2'),
         ({'gt_size': ...}, 'needs gt_size in phase train'),
         ({'dataroot_gt': ...}, 'PairedImageDataset needs the option dataroot_gt'),
-        ({'task': 'CAR'}, "task 'CAR' is not supported yet"),
+        ({'task': 'deblurring'}, "task is one of SR, denoising_color, denoising_gray, CAR, not 'deblurring'"),
         ({'color': 'gray'}, "color is y, rgb or left out, not 'gray'"),
         ({'mean': [0, 0, 0]}, 'mean and std belong together'),
-        ({'io_backend': {'type': 'lmdb'}}, "'lmdb' is not supported, only disk is"),
+        ({'io_backend': {'type': 'memcached'}}, "'memcached' is not supported; it is disk or lmdb"),
         ({'type': ...}, 'needs `type`, one of PairedImageDataset, SingleImageDataset'),
     ],
 )

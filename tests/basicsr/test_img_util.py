@@ -115,8 +115,9 @@ def test_file_client(tmp_path):
     assert client.get_text(str(path)) == 'ä'
     with pytest.raises(FileNotFoundError, match='absent'):
         client.get(tmp_path / 'absent')
-    for backend in ('lmdb', 'memcached'):
-        with pytest.raises(ValueError, match=f"'{backend}' is not supported, only disk is; unpack"):
-            FileClient(backend, db_paths='x')
+    with pytest.raises(ValueError, match="'memcached' is not supported; it is disk or lmdb"):
+        FileClient('memcached', db_paths='x')
+    with pytest.raises(ValueError, match='a key for each folder'):
+        FileClient('lmdb', db_paths=['x.lmdb', 'y.lmdb'], client_keys=['lq'])
     with pytest.raises(ValueError, match='remove db_paths'):
         FileClient('disk', db_paths='x')

@@ -24,32 +24,10 @@ from basicsr.utils.option_file import load_options
 from basicsr.utils.option_schema import LDTSection, Options
 from basicsr.utils.option_types import fields_of, is_section, sections_by_name
 from basicsr.utils.options import parse_options
-from basicsr.utils.registry import ARCH_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY, Registry
+from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
 
 ROOT = Path(__file__).parents[2]
 MANNERS = sorted((Path(__file__).parent / 'option_files').glob('*.yml'))
-
-
-def stand_in(registry: Registry, name: str, factory: object) -> None:
-    """Register what another part of the project brings, where it is not there yet."""
-    if name not in registry:
-        registry.register(factory, name=name)
-
-
-class _MSRResNet(nn.Module):
-    def __init__(
-        self, num_in_ch: int = 3, num_out_ch: int = 3, num_feat: int = 64, num_block: int = 16, upscale: int = 4
-    ):
-        super().__init__()
-
-
-def _niqe(img, crop_border: int, input_order: str = 'HWC', convert_to: str = 'y', **kwargs) -> float:
-    return 0.0
-
-
-stand_in(ARCH_REGISTRY, 'MSRResNet', _MSRResNet)
-stand_in(MODEL_REGISTRY, 'SwinIRModel', SRModel)
-stand_in(METRIC_REGISTRY, 'calculate_niqe', _niqe)
 
 
 def parse(file, is_train=False, changes=()):
@@ -210,6 +188,8 @@ val:
         ('train.ldt.warmup_iter=5', 'train.ldt.warmup_iter: not supported yet: 5; so far it must be 0'),
         ('train.ldt.strategy=both', "train.ldt.strategy: must be dual, not 'both'"),
         ('val.val_freq=5.5', 'val.val_freq: must be a whole number of at least 1, not 5.5'),
+        ('val={patchwise_testing: true, tile_size: 0}', 'val.tile_size: must be above 0 for patchwise_testing'),
+        ('logger.wandb.project=a', 'logger.use_tb_logger: must be true for wandb'),
         ('val.tile_overlap=1', 'val.tile_overlap: must be a number of at least 0 and below 1, not 1'),
         ('val.metrics.psnr.crop_border=~', 'val.metrics.psnr.crop_border: missing; it must be a whole number'),
         ('val.metrics.psnr.better=more', "val.metrics.psnr.better: must be higher or lower, not 'more'"),
@@ -384,13 +364,25 @@ def test_classes_may_check_more_than_types(file):
 
 
 def test_task_and_noise(file):
-    car = 'datasets.test_1={type: PairedImageDataset, task: CAR, dataroot_gt: a, noise: %s}'
-    parse(file, changes=[car % 40])
-    parse(file, changes=[(car % 15.5).replace('CAR', 'denoising_gray')])
-    for noise in ('0', '101', '40.5'):
-        assert 'test_1.noise: is the JPEG quality of task CAR: a whole number from 1' in mistakes(
-            file, changes=[car % noise]
-        )
+    made = 'datasets={test_1: {type: PairedImageDataset, task: %s, dataroot_gt: a, noise: %s}}'
+    right = [('CAR', 40), ('denoising_gray', 15.5), ('SR', '0, dataroot_lq: b'), ('CAR', '~, dataroot_lq: b')]
+    for task, noise in right:
+        parse(file, changes=['scale=1', made % (task, noise)])
+    for task, noise, message in (
+        *(('CAR', noise, 'is the JPEG quality of task CAR: a whole number from 1') for noise in (0, 101, 40.5)),
+        *(('denoising_color', noise, 'must be above 0 and at most 255 in task denoising_color') for noise in (0, 256)),
+        ('denoising_color', '~', 'missing; task denoising_color makes lq of gt with it'),
+        ('CAR', '~, dataroot_lq: a', 'missing; task CAR makes lq of gt with it'),
+        ('SR', '15, dataroot_lq: b', 'has no meaning in task SR: 15'),
+    ):
+        assert f'datasets.test_1.noise: {message}' in mistakes(file, changes=['scale=1', made % (task, noise)])
+    text = mistakes(file, changes=['scale=2', made % ('CAR', 40)])
+    assert 'datasets.test_1.task: CAR keeps the size of pictures: scale must be 1' in text
+
+
+def test_the_statistics_of_niqe_are_looked_for(file):
+    text = mistakes(file, changes=['val.metrics.niqe={type: calculate_niqe, crop_border: 0, params: nowhere.mat}'])
+    assert "val.metrics.niqe.params: there is no file 'nowhere.mat'" in text
 
 
 def test_training_needs_more_than_testing(file):

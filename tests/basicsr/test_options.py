@@ -195,8 +195,13 @@ def test_two_test_sets_of_one_name_are_refused(tmp_path):
 
 
 def test_what_is_not_supported_yet_is_refused_not_ignored(tmp_path):
-    with pytest.raises(ValueError, match=r'val\.selfensemble_testing: not supported yet'):
-        parse(tmp_path, MINIMAL + 'val: {selfensemble_testing: true, patchwise_testing: false}')
+    with pytest.raises(ValueError, match=r'train\.ldt\.granularity: not supported yet'):
+        parse(tmp_path, MINIMAL + 'train: {ldt: {granularity: module}}')
+
+
+def test_testing_as_mambair_writes_it(tmp_path):
+    opt, _ = parse(tmp_path, MINIMAL + 'val: {selfensemble_testing: true, patchwise_testing: false}')
+    assert opt['val'] == {'selfensemble_testing': True, 'patchwise_testing': False}
 
 
 def test_basicsrs_way_of_overriding():

@@ -1,0 +1,221 @@
+"""Pictures in LMDB, one file that holds many: BasicSR's layout.
+
+`<name>.lmdb` is a folder with `data.mdb`, `lock.mdb` and `meta_info.txt`. The database maps a picture's name without
+extension to the bytes of a PNG file; the text file has a line for each, `<key>.png (<h>,<w>,<c>) <compression>`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+META_INFO = 'meta_info.txt'
+_CHUNK = 64
+"""Pictures of one transaction."""
+_LONGEST_KEY = 511
+
+# LMDB allows an environment once in a process, and none that a fork inherited. So data sets share them.
+_environments: dict[str, Any] = {}
+_lock = threading.Lock()
+
+
+def _forget_environments() -> None:
+    """In a new process: those of the parent are of no use, and its lock may be held for ever."""
+    global _lock
+    _lock = threading.Lock()
+    for environment in _environments.values():
+        environment.close()
+    _environments.clear()
+
+
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(after_in_child=_forget_environments)
+
+
+def _lmdb() -> Any:
+    try:
+        import lmdb
+    except ImportError as error:
+        raise ImportError(
+            'reading LMDB needs a package that is not there: pip install "layer-decomposition-training[lmdb]", or '
+            'pip install lmdb'
+        ) from error
+    return lmdb
+
+
+def check_lmdb(folder: str | Path, option: str) -> None:
+    """Make sure that there is a database in `folder`, and the package that reads it.
+
+    Raises:
+        ImportError: The package lmdb is absent.
+        FileNotFoundError: The folder, its data or its list of pictures is not there.
+        ValueError: Its name does not end in .lmdb.
+    """
+    folder = Path(folder)
+    if folder.suffix != '.lmdb':
+        raise ValueError(
+            f"{option}: io_backend is lmdb, so the folder's name must end in .lmdb, not be {str(folder)!r}; "
+            'scripts/data_preparation/create_lmdb.py makes one of a folder of pictures'
+        )
+    for path, what in ((folder, 'no folder'), (folder / 'data.mdb', 'no LMDB'), (folder / META_INFO, 'no list')):
+        if not path.exists():
+            raise FileNotFoundError(
+                f'{option}: there is {what} {str(path)!r}; scripts/data_preparation/create_lmdb.py makes an LMDB of a '
+                'folder of pictures'
+            )
+    _lmdb()
+
+
+def lmdb_keys(folder: str | Path, option: str) -> list[str]:
+    """The pictures' keys, in the order of `meta_info.txt`.
+
+    Raises:
+        ImportError, FileNotFoundError, ValueError: As `check_lmdb`; or the list is empty.
+    """
+    check_lmdb(folder, option)
+    path = Path(folder) / META_INFO
+    lines = [line.strip() for line in path.read_text(encoding='utf-8').splitlines()]
+    keys = [os.path.splitext(line.rsplit(' (', 1)[0])[0] for line in lines if line]
+    if not keys:
+        raise ValueError(f'{option}: {str(path)!r} names no pictures')
+    return keys
+
+
+def read_lmdb(folder: str | Path, key: str) -> bytes:
+    """The bytes that `folder` holds under `key`. Safe in workers, in threads, and after a fork.
+
+    Raises:
+        FileNotFoundError: Nothing is stored under that key.
+        ValueError: The folder holds no LMDB that can be opened.
+    """
+    folder = os.path.realpath(folder)
+    with _lock:
+        if folder not in _environments:
+            _environments[folder] = _opened(folder)
+        environment = _environments[folder]
+    with environment.begin() as transaction:
+        content = transaction.get(key.encode())
+    if content is None:
+        raise FileNotFoundError(f'the LMDB {folder!r} has no key {key!r}, though {META_INFO} or an option names it')
+    return content
+
+
+def _opened(folder: str) -> Any:
+    lmdb = _lmdb()
+    try:
+        return lmdb.open(folder, readonly=True, lock=False, readahead=False, meminit=False, create=False)
+    except lmdb.Error as error:
+        raise ValueError(f'cannot open {folder!r} as an LMDB: {error}; make it again') from error
+
+
+def make_lmdb(files: dict[str, Path], output: str | Path, compress: int | None = None, workers: int = 4) -> int:
+    """Write pictures into a new LMDB. It appears at `output` once it is whole; what fails leaves nothing behind.
+
+    Args:
+        files: By key.
+        output: A name that ends in .lmdb.
+        compress: PNG compression, 0 to 9, with which all pictures are written anew; None keeps the bytes of PNG files
+            and writes others with level 1.
+        workers: Threads that read and encode.
+
+    Returns:
+        The number of pictures.
+
+    Raises:
+        OSError: There is something at `output`, or it could not be written.
+        ImportError: The package lmdb is absent.
+        ValueError: No pictures, a file that is none, or a wrong name or level.
+    """
+    output = Path(output)
+    if output.suffix != '.lmdb':
+        raise ValueError(f"the output's name must end in .lmdb, not be {str(output)!r}")
+    if os.path.lexists(output):
+        raise FileExistsError(f'{str(output)!r} is there already; remove it or choose another name')
+    if not files:
+        raise ValueError('there are no pictures to write')
+    if compress is not None and not 0 <= compress <= 9:
+        raise ValueError(f'the PNG compression is 0 to 9, not {compress}')
+    long = [key for key in files if len(key.encode()) > _LONGEST_KEY]
+    if long:
+        raise ValueError(f'LMDB takes keys of at most {_LONGEST_KEY} bytes; rename {str(files[long[0]])!r}')
+    lmdb = _lmdb()
+    temporary = output.with_name(f'.{output.name}.{os.getpid()}.tmp')
+    temporary.mkdir(parents=True)
+    try:
+        with lmdb.open(str(temporary), map_size=64 * 2**20) as environment:
+            _fill(environment, files, temporary / META_INFO, compress, workers)
+            environment.sync(True)
+        os.rename(temporary, output)
+    except lmdb.Error as error:  # a full disk, say
+        raise OSError(f'could not write {str(output)!r}: {error}') from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return len(files)
+
+
+def _fill(environment: Any, files: dict[str, Path], meta_info: Path, compress: int | None, workers: int) -> None:
+    encoded = _encoded(files, compress, workers)
+    progress = tqdm(total=len(files), unit='image', disable=None)  # None: where there is no terminal
+    with open(meta_info, 'w', encoding='utf-8') as lines, progress:
+        while chunk := list(islice(encoded, _CHUNK)):
+            _put(environment, [(key.encode(), content) for key, content, _ in chunk])
+            lines.writelines(f'{key}.png {description}\n' for key, _, description in chunk)
+            progress.update(len(chunk))
+
+
+def _put(environment: Any, items: list[tuple[bytes, bytes]]) -> None:
+    """Write `items` in one transaction; a map that is full grows."""
+    lmdb = _lmdb()
+    while True:
+        try:
+            with environment.begin(write=True) as transaction:
+                for key, content in items:
+                    transaction.put(key, content)
+            return
+        except lmdb.MapFullError:
+            environment.set_mapsize(2 * environment.info()['map_size'])
+
+
+def _encoded(files: dict[str, Path], compress: int | None, workers: int) -> Iterator[tuple[str, bytes, str]]:
+    """(key, PNG's bytes, their description), in order; a few are prepared ahead."""
+    pending: deque[Any] = deque()
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        try:
+            for key, path in files.items():
+                pending.append((key, pool.submit(_as_png, path, compress)))
+                if len(pending) > 2 * workers:
+                    key, future = pending.popleft()
+                    yield key, *future.result()
+            for key, future in pending:
+                yield key, *future.result()
+        finally:
+            for _, future in pending:
+                future.cancel()
+
+
+def _as_png(path: Path, compress: int | None) -> tuple[bytes, str]:
+    content = path.read_bytes()
+    keep = compress is None and path.suffix.lower() == '.png'
+    # What is encoded anew loses alpha and is turned upright, as the data sets would do when they read the file.
+    flags = cv2.IMREAD_UNCHANGED if keep else cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
+    image = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
+    if image is None:
+        raise ValueError(f'{str(path)!r} is no complete picture')
+    height, width, channels = (*image.shape, 1)[:3]
+    level = 1 if compress is None else compress
+    if not keep:
+        if image.dtype not in (np.uint8, np.uint16):
+            raise ValueError(f'{str(path)!r} holds {image.dtype}, which PNG cannot: give pictures of 8 or 16 bits')
+        content = cv2.imencode('.png', image, [cv2.IMWRITE_PNG_COMPRESSION, level])[1].tobytes()
+    return content, f'({height},{width},{channels}) {level}'
