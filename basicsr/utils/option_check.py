@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import reprlib
 from collections.abc import Collection, Iterator
@@ -10,7 +11,6 @@ from typing import Any, get_origin
 from pydantic import Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
-from basicsr.utils.logger import get_root_logger
 from basicsr.utils.option_choices import CHOICES, Chosen, ChosenFrom, check_filled, find, section_for
 from basicsr.utils.option_file import Key, Places, place_of
 from basicsr.utils.option_schema import (
@@ -44,7 +44,7 @@ _short.maxlist = _short.maxdict = 8
 _short.maxlevel = 3
 
 
-def check_options(opt: dict, places: Places | None = None, is_train: bool = False) -> dict:
+def check_options(opt: dict, places: Places | None = None, is_train: bool = False) -> tuple[dict, list[str]]:
     """Check options, and convert their values: 5e3 is a whole number.
 
     Args:
@@ -53,7 +53,8 @@ def check_options(opt: dict, places: Places | None = None, is_train: bool = Fals
         is_train: Also ask for what a training needs.
 
     Returns:
-        The same keys with converted values, in dictionaries of their own.
+        The same keys with converted values, in dictionaries of their own; and warnings: what is allowed, and probably
+        not what was meant.
 
     Raises:
         ValueError: Every mistake, a line each: the option, what is expected, what was found, and where.
@@ -66,9 +67,7 @@ def check_options(opt: dict, places: Places | None = None, is_train: bool = Fals
             if not _is_known(mistakes, key):
                 mistakes[key] = f'missing; {message}'
     _raise(mistakes, places or {})
-    for key, message in _warnings(section, opt, is_train):
-        get_root_logger().warning('%s', _line(key, message, places or {}))
-    return checked
+    return checked, [_line(key, message, places or {}) for key, message in _warnings(section, opt, is_train)]
 
 
 def check_section(section: type[Section], written: Any, path: str) -> Section:
@@ -124,7 +123,7 @@ def _specialised(section: type[Section], written: Any, users: bool) -> type[Sect
         else:
             continue
         if kind is not field.annotation:
-            changed[name] = (kind, field)
+            changed[name] = (kind, copy.copy(field))  # pydantic 2.5 would change the schema's own
     base = _opened(section) if users and section.open_to_users else section
     return create_model(section.__name__, __base__=base, **changed) if changed else base
 

@@ -90,9 +90,7 @@ def option(default: Any, description: str, alias: str | None = None) -> Any:
 class Section(BaseModel):
     """A section of an option file: fields are its keys. Keys that are no fields are mistakes; `~` is a key left out."""
 
-    model_config = ConfigDict(
-        extra='forbid', strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=(), regex_engine='python-re'
-    )
+    model_config = ConfigDict(extra='forbid', strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=())
     open_to_users: ClassVar[bool] = False
     """Whether models of users may read keys here that nobody else knows."""
     choice: ClassVar[str | None] = None

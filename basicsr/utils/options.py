@@ -59,10 +59,12 @@ def parse_options(
     override(opt, args.set, places)
     if isinstance(opt.get('datasets'), dict):  # a variant drops a data set of its base by `train: ~`
         opt['datasets'] = {phase: dataset for phase, dataset in opt['datasets'].items() if dataset is not None}
-    opt = check_options(opt, places, is_train)
+    opt, warnings = check_options(opt, places, is_train)
     args.merged = copy.deepcopy(opt)
     if args.launcher != 'none':
         init_dist(args.launcher, **(opt.get('dist_params') or {}))
+    for warning in warnings:  # by the first process alone, now that it is known which that is
+        get_root_logger().warning('%s', warning)
     opt['logger'] = opt.get('logger') or {}
     rank, world_size = get_dist_info()
     opt.update(is_train=is_train, dist=world_size > 1, rank=rank, world_size=world_size)
