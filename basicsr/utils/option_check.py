@@ -91,7 +91,8 @@ def _raise(mistakes: Mistakes, places: Places) -> None:
 
 def _line(key: Key, message: str, places: Places) -> str:
     place = place_of(places, key)
-    return f'{".".join(map(str, key))}: {message}' + (f' [{place}]' if place else '')
+    line = f'{".".join(map(str, key))}: {message}' + (f' [{place}]' if place else '')
+    return line.replace('\n', '\\n')
 
 
 def _is_users(choice: str, name: Any, own: Collection[str]) -> bool:

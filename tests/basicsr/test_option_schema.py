@@ -240,6 +240,11 @@ def test_paths_are_as_short_as_they_can_be(file, monkeypatch):
     assert mistakes(file).endswith(f' [{file}, line 6]')
 
 
+def test_a_mistake_is_one_line(file):
+    text = mistakes(file, changes=['name=5\n', '"a\nb"=1'])
+    assert len(text.splitlines()) == 3 and '[--set name=5\\n]' in text
+
+
 def test_merged_keys_stand_where_they_were_written(file):
     base = file.parent / 'base.yml'
     base.write_text(base.read_text().replace('&test {', '&test {colour: y, ').replace(
