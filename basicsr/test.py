@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 import runpy
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 if __name__ == '__main__':
     runpy.run_path(str(ROOT / 'basicsr' / 'utils' / 'own_copy.py'))['use_own_copy'](ROOT)
 
+from basicsr.check import check_pipeline
 from basicsr.evaluation import build_loaders, domain_table, score
-from basicsr.metrics import check_metrics
 from basicsr.models import build_model
 from basicsr.utils.command_line import make_parser, run_from_command_line
 from basicsr.utils.logger import get_env_info, get_root_logger
@@ -32,7 +33,6 @@ def test_pipeline(root_path: str, args: argparse.Namespace | None = None) -> Non
     """
     opt, args = parse_options(root_path, is_train=False, args=args)
     check_files(opt)
-    check_metrics(opt)
     if opt['rank'] > 0:
         return
     loaders = build_loaders(opt, ['val', 'test'])
@@ -57,7 +57,8 @@ def test_pipeline(root_path: str, args: argparse.Namespace | None = None) -> Non
 
 def main() -> None:
     args = make_parser(is_train=False).parse_args()
-    run_from_command_line(lambda: test_pipeline(str(ROOT), args), args.debug)
+    run = partial(check_pipeline, is_train=False) if args.check else test_pipeline
+    run_from_command_line(lambda: run(str(ROOT), args), args.debug)
 
 
 if __name__ == '__main__':

@@ -20,11 +20,11 @@ import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from basicsr.check import check_pipeline
 from basicsr.data import build_dataloader, build_dataset
 from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.data.prefetch_dataloader import CPUPrefetcher, CUDAPrefetcher
 from basicsr.evaluation import compare
-from basicsr.metrics import check_metrics
 from basicsr.models import build_model
 from basicsr.models.stepping import NotFinite
 from basicsr.ops.selective_scan import chosen_backend
@@ -128,7 +128,6 @@ def train_pipeline(root_path: str, args: argparse.Namespace | None = None) -> No
     """
     opt, args = parse_options(root_path, is_train=True, args=args)
     logger = get_root_logger()
-    check_metrics(opt)  # before a pre-training takes its time
     prepare(root_path, opt, args)
     check_files(opt)
     resume_state = load_resume_state(opt)
@@ -346,7 +345,8 @@ def main(root_path: str = str(ROOT)) -> None:
     args = make_parser(is_train=True).parse_args()
     if args.opt is None:
         args.opt = default_experiment(root_path)
-    run_from_command_line(lambda: train_pipeline(root_path, args), args.debug)
+    run = check_pipeline if args.check else train_pipeline
+    run_from_command_line(lambda: run(root_path, args), args.debug)
 
 
 if __name__ == '__main__':

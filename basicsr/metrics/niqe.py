@@ -4,6 +4,7 @@ Analyzer", IEEE Signal Processing Letters 2013. The equations' numbers are that 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -70,6 +71,17 @@ def calculate_niqe(
     difference = mu - np.nanmean(features, axis=0)
     pooled = (cov + np.cov(complete, rowvar=False)) / 2
     return float(np.sqrt(difference @ np.linalg.pinv(pooled) @ difference))  # equation 10
+
+
+def _check_options(given: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Whether there is a pristine model, before a run; see `basicsr.utils.option_choices.arguments_of`."""
+    try:
+        pristine_model(given.get('params'))
+    except (OSError, ValueError) as error:
+        yield 'params', str(error).removeprefix('params: ')
+
+
+calculate_niqe.check_options = _check_options
 
 
 @lru_cache(maxsize=4)

@@ -12,18 +12,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from basicsr.metrics import better_is
-from basicsr.models import lr_scheduler
+from basicsr.models import lr_scheduler  # noqa: F401  registers its schedulers
 from basicsr.utils.checkpoint import find_weights, load_checkpoint, load_weights, save_checkpoint
 from basicsr.utils.dist_util import master_only
 from basicsr.utils.logger import get_root_logger
-from basicsr.utils.registry import call_checked, did_you_mean
-
-_SCHEDULERS = {
-    'MultiStepLR': lr_scheduler.MultiStepRestartLR,
-    'MultiStepRestartLR': lr_scheduler.MultiStepRestartLR,
-    'CosineAnnealingRestartLR': lr_scheduler.CosineAnnealingRestartLR,
-    'TrueCosineAnnealingLR': torch.optim.lr_scheduler.CosineAnnealingLR,
-}
+from basicsr.utils.registry import SCHEDULER_REGISTRY, call_checked, did_you_mean
 
 
 class BaseModel:
@@ -153,11 +146,11 @@ class BaseModel:
         if not options:
             return
         kind = options.pop('type', None)
-        if kind not in _SCHEDULERS:
-            raise ValueError(f'train.scheduler.type: {kind!r} is none of {", ".join(_SCHEDULERS)}')
+        if kind not in SCHEDULER_REGISTRY:
+            raise ValueError(f'train.scheduler.type: {kind!r} is none of {", ".join(SCHEDULER_REGISTRY.keys())}')
         what = f'train.scheduler: {kind}'
         self.schedulers += [
-            call_checked(_SCHEDULERS[kind], what, optimizer, **options) for optimizer in self.optimizers
+            call_checked(SCHEDULER_REGISTRY.get(kind), what, optimizer, **options) for optimizer in self.optimizers
         ]
 
     def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:

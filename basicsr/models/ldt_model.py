@@ -6,7 +6,6 @@ import copy
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
 from itertools import islice
 from typing import Any
 
@@ -19,72 +18,19 @@ import ldt
 from basicsr.models.mambair_model import MambaIRModel
 from basicsr.utils.dist_util import broadcast, master_only
 from basicsr.utils.logger import get_root_logger
+from basicsr.utils.option_check import check_section
+from basicsr.utils.option_schema import LDTSection
 from basicsr.utils.plots import plot_layer_scores
-from basicsr.utils.registry import MODEL_REGISTRY, did_you_mean
+from basicsr.utils.registry import MODEL_REGISTRY
 
 
-@dataclass(frozen=True)
-class LDTOptions:
-    """The section `train.ldt`; all of it is optional.
-
-    Attributes:
-        criterion: variance, mean, normalized_variance, between_sample_variance, random or prefix.
-        unstable_ratio: Share of unstable layers.
-        unstable_prefixes: For criterion prefix: the layers whose names begin with these are unstable.
-        scoring_batches: Training batches that are scored, over all processes.
-        exchange_every: Iterations from one exchange to the next.
-        update: dynamic (DPU: a decay that grows with a layer's place in its group) or fixed.
-        stable_decay: Base and span for dynamic.
-        unstable_decay: Base and span for dynamic.
-        fixed_decay: The decay for fixed.
-
-    Raises:
-        ValueError: A value that has no meaning.
-    """
-
-    criterion: str = 'variance'
-    unstable_ratio: float = 0.5
-    unstable_prefixes: list[str] | str | None = None
-    scoring_batches: int = 300
-    exchange_every: int = 10
-    update: str = 'dynamic'
-    stable_decay: tuple[float, float] = (0.99, 0.01)
-    unstable_decay: tuple[float, float] = (0.999, 0.001)
-    fixed_decay: float = 0.999
-    repartition_every: int | None = None
-
-    def __post_init__(self) -> None:
-        choices = (*ldt.CRITERIA, 'prefix')
-        if self.criterion not in choices:
-            raise ValueError(f'train.ldt.criterion: {self.criterion!r} is none of {", ".join(choices)}')
-        if (self.criterion == 'prefix') != bool(self.unstable_prefixes):
-            raise ValueError('train.ldt.unstable_prefixes: goes with criterion prefix, and with no other')
-        if self.update not in ('dynamic', 'fixed'):
-            raise ValueError(f'train.ldt.update: {self.update!r} is neither dynamic nor fixed')
-        if not isinstance(self.unstable_ratio, float | int) or not 0 < self.unstable_ratio < 1:
-            raise ValueError(f'train.ldt.unstable_ratio: must lie between 0 and 1, not be {self.unstable_ratio!r}')
-        for name in ('scoring_batches', 'exchange_every'):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f'train.ldt.{name}: must be a whole number of at least 1, not {value!r}')
-        for name in ('stable_decay', 'unstable_decay'):
-            if not isinstance(getattr(self, name), list | tuple) or len(getattr(self, name)) != 2:
-                raise ValueError(f'train.ldt.{name}: must be [base, span], not {getattr(self, name)!r}')
-        try:
-            self.decay(ldt.Partition(['stable'], ['unstable']))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f'train.ldt: {error}') from error
+class LDTOptions(LDTSection):
+    """The section `train.ldt`, whose keys and values are in `basicsr.utils.option_schema`."""
 
     @classmethod
     def from_section(cls, section: dict | None) -> LDTOptions:
-        """Read the section of an option file, which may be absent."""
-        known = [field.name for field in fields(cls)]
-        unknown = [
-            f'train.ldt.{key}: unknown option{did_you_mean(key, known)}' for key in section or {} if key not in known
-        ]
-        if unknown:
-            raise ValueError('\n'.join(unknown))
-        return cls(**(section or {}))
+        """Read the section of an option file, which may be absent; a ValueError names all mistakes."""
+        return check_section(cls, section or {}, 'train.ldt')
 
     def decay(self, partition: ldt.Partition) -> dict[str, float]:
         if self.update == 'fixed':

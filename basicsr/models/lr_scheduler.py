@@ -8,9 +8,15 @@ from collections import Counter
 from collections.abc import Sequence
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
+
+from basicsr.utils.registry import SCHEDULER_REGISTRY
+
+SCHEDULER_REGISTRY.register(CosineAnnealingLR, name='TrueCosineAnnealingLR')
 
 
+@SCHEDULER_REGISTRY.register(name='MultiStepLR')
+@SCHEDULER_REGISTRY.register()
 class MultiStepRestartLR(LRScheduler):
     """Multiply the rate by `gamma` at each milestone; set it to weight * initial rate at each restart.
 
@@ -54,6 +60,7 @@ class MultiStepRestartLR(LRScheduler):
         return [group['lr'] * factor for group in self.optimizer.param_groups]
 
 
+@SCHEDULER_REGISTRY.register()
 class CosineAnnealingRestartLR(LRScheduler):
     """In each period, anneal from weight * initial rate to `eta_min` along half a cosine.
 

@@ -64,6 +64,9 @@ def make_parser(is_train: bool) -> argparse.ArgumentParser:
         help='who starts processes; torchrun is seen by itself',
     )
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument(
+        '--check', action='store_true', help='look at options, network and every picture; make and train nothing'
+    )
     parser.add_argument('--debug', action='store_true', help='show tracebacks of errors in options and data')
     if is_train:
         parser.add_argument('--auto_resume', action='store_true', help='go on from the newest training state')

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 
-def did_you_mean(name: object, choices: Iterable[str]) -> str:
+def did_you_mean(name: object, choices: Iterable[str], cutoff: float = 0.5) -> str:
     """Return '; did you mean …?' with the choice nearest to `name`, or '.' where none is near."""
-    near = difflib.get_close_matches(str(name), list(choices), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(name), list(choices), n=1, cutoff=cutoff)
     return f'; did you mean {near[0]!r}?' if near else '.'
 
 
@@ -26,15 +26,16 @@ class Registry:
         self.name = name
         self._objects: dict[str, Any] = {}
 
-    def register(self, obj: Any = None, suffix: str | None = None) -> Any:
-        """Add `obj` under its `__name__` (plus `_suffix`); without `obj`, return a decorator that does.
+    def register(self, obj: Any = None, suffix: str | None = None, name: str | None = None) -> Any:
+        """Add `obj` under `name`, by default its own (plus `_suffix`); without `obj`, return a decorator that does.
 
         Raises:
             KeyError: The name is taken by another object.
         """
         if obj is None:
-            return lambda decorated: self.register(decorated, suffix)
-        name = obj.__name__ if suffix is None else f'{obj.__name__}_{suffix}'
+            return lambda decorated: self.register(decorated, suffix, name)
+        name = name or obj.__name__
+        name = name if suffix is None else f'{name}_{suffix}'
         if self._objects.get(name, obj) is not obj:
             raise KeyError(f'{name!r} is already registered in the {self.name} registry, by {self._objects[name]!r}')
         self._objects[name] = obj
@@ -113,3 +114,4 @@ ARCH_REGISTRY = Registry('arch')
 MODEL_REGISTRY = Registry('model')
 LOSS_REGISTRY = Registry('loss')
 METRIC_REGISTRY = Registry('metric')
+SCHEDULER_REGISTRY = Registry('scheduler')

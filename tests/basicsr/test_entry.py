@@ -149,7 +149,7 @@ def test_mistakes_keep_the_previous_run_where_it_is(project, quick_start):
         ('network_g.embed_dimm=3', "did you mean 'embed_dim'"),
         ('train.optim_g.type=Adamm', "did you mean 'Adam'"),
         ('val.metrics.psnr.test_y_chanel=true', "did you mean 'test_y_channel'"),
-        ('val.tile_size=big', 'val.tile_size must be a whole number'),
+        ('val.tile_size=big', 'val.tile_size: must be a whole number'),
     ):
         printed = run(project, 'Train_pip.py', '-opt', QUICK_START_OPTIONS, '--set', change, code=2)
         assert message in printed and 'Traceback' not in printed

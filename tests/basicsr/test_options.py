@@ -4,9 +4,12 @@ from pathlib import Path
 import pytest
 from setuptools import find_packages
 
-from basicsr.metrics import check_metrics
+import basicsr.data  # registers what option files name
+import basicsr.models  # noqa: F401
+from basicsr.models.sr_model import SRModel
 from basicsr.utils.command_line import make_parser
 from basicsr.utils.options import check_files, dict2str, override, parse_options, yaml_load
+from basicsr.utils.registry import DATASET_REGISTRY, MODEL_REGISTRY
 
 ROOT = Path(__file__).parents[2]
 MINIMAL = """
@@ -17,6 +20,14 @@ network_g: {type: Bicubic, upscale: 2}
 datasets:
   val_1: {type: PairedImageDataset, dataroot_gt: data/HR, dataroot_lq: data/LR}
 """
+TRAINING = (
+    MINIMAL.replace('val_1:', 'train:').replace(
+        'dataroot_gt', 'gt_size: 8, batch_size_per_gpu: 1, num_worker_per_gpu: 0, dataroot_gt'
+    )
+    + """
+train: {total_iter: 5e3, optim_g: {type: Adam, lr: 1e-4}, pixel_opt: {type: L1Loss}}
+"""
+)
 
 
 def write(folder, name, text):
@@ -25,7 +36,7 @@ def write(folder, name, text):
     return path
 
 
-def parse(tmp_path, text=MINIMAL, assignments=(), is_train=True):
+def parse(tmp_path, text=MINIMAL, assignments=(), is_train=False):
     path = write(tmp_path, 'trial.yml', text)
     args = argparse.Namespace(opt=str(path), set=list(assignments), launcher='none', auto_resume=False)
     return parse_options(str(tmp_path), is_train, args)
@@ -85,15 +96,16 @@ def test_command_line_values_are_yaml():
 
 
 def test_resolved_options(tmp_path):
-    opt, args = parse(tmp_path, assignments=['manual_seed=3'])
-    assert opt['datasets']['val_1']['phase'] == 'val'
-    assert opt['datasets']['val_1']['scale'] == 2
-    assert opt['datasets']['val_1']['dataroot_gt'] == str(tmp_path / 'data/HR')
+    opt, args = parse(tmp_path, TRAINING, ['manual_seed=3'], is_train=True)
+    assert opt['datasets']['train']['phase'] == 'train'
+    assert opt['datasets']['train']['scale'] == 2
+    assert opt['datasets']['train']['dataroot_gt'] == str(tmp_path / 'data/HR')
     assert opt['path']['models'] == str(tmp_path / 'experiments/trial/models')
     assert (opt['rank'], opt['world_size'], opt['dist'], opt['manual_seed']) == (0, 1, False, 3)
     assert yaml_load(write(tmp_path, 'again.yml', dict2str(args.merged))) == args.merged
-    opt, _ = parse(tmp_path, assignments=['path.output_root=elsewhere'], is_train=False)
+    opt, _ = parse(tmp_path, assignments=['path.output_root=elsewhere'])
     assert opt['path']['results_root'] == str(tmp_path / 'elsewhere/results/trial')
+    assert opt['datasets']['val_1']['phase'] == 'val'
     assert 'models' not in opt['path']
 
 
@@ -112,29 +124,46 @@ def test_all_mistakes_at_once(tmp_path):
         assert part in str(error.value)
 
 
-def test_metrics_and_the_best_are_checked_before_a_run():
-    psnr = {'type': 'calculate_psnr', 'crop_border': 4, 'test_y_channel': True, 'better': 'higher'}
-    check_metrics({'val': {'metrics': {'psnr': psnr}}, 'logger': {'save_best': 'psnr'}})
-    wrong = {'psnr': {**psnr, 'test_y_chanel': True}, 'niqe': {'type': 'calculate_niqee'}}
+def test_metrics_and_the_best_are_checked_before_a_run(tmp_path):
+    metrics = """
+val: {metrics: {psnr: {type: calculate_psnr, crop_border: 4, test_y_channel: true, better: higher}}}
+logger: {save_best: psnr}
+"""
+    parse(tmp_path, MINIMAL + metrics)
+    changes = ['val.metrics.psnr.test_y_chanel=true', 'val.metrics.lpips.type=calculate_lpips', 'logger.save_best=ssim']
     with pytest.raises(ValueError) as error:
-        check_metrics({'val': {'metrics': wrong}, 'logger': {'save_best': 'ssim'}})
+        parse(tmp_path, MINIMAL + metrics, changes)
     for part in (
         "val.metrics.psnr.test_y_chanel: unknown option; did you mean 'test_y_channel'?",
-        "val.metrics.niqe.type: 'calculate_niqee' is no metric; there are calculate_niqe, calculate_psnr",
-        "logger.save_best: 'ssim' is none of val.metrics: psnr, niqe",
+        "val.metrics.lpips.type: 'calculate_lpips' is no metric; there are calculate_",
+        "logger.save_best: 'ssim' is none of val.metrics: psnr, lpips",
     ):
         assert part in str(error.value)
+    with pytest.raises(ValueError, match=r"metrics\.psnr\.better: must be higher or lower, not 'hihger'; did you mean"):
+        parse(tmp_path, MINIMAL + metrics, ['val.metrics.psnr.better=hihger'])
 
 
-def test_models_and_data_sets_of_users_have_their_own_keys(tmp_path):
-    text = MINIMAL.replace('SRModel', 'MyModel').replace('PairedImageDataset', 'MyDataset') + 'train: {fft_opt: {w: 1}}'
-    opt, _ = parse(tmp_path, text.replace('dataroot_gt:', 'blur_kernel_size: 21, dataroot_gt:'))
+def test_models_and_data_sets_of_users_have_their_own_keys(tmp_path, monkeypatch):
+    monkeypatch.setitem(MODEL_REGISTRY._objects, 'ModelOfAUser', type('ModelOfAUser', (SRModel,), {}))
+    monkeypatch.setitem(DATASET_REGISTRY._objects, 'DatasetOfAUser', type('DatasetOfAUser', (), {}))
+    text = MINIMAL.replace('SRModel', 'ModelOfAUser').replace('PairedImageDataset', 'DatasetOfAUser')
+    text = text.replace('dataroot_gt:', 'blur_kernel_size: 21, dataroot_gt:') + 'network_d: {type: Mine}\n'
+    opt, _ = parse(tmp_path, text + 'train: {fft_opt: {w: 1}}')
     assert opt['train'] == {'fft_opt': {'w': 1}}
+    assert opt['network_d'] == {'type': 'Mine'}
+    with pytest.raises(ValueError) as error:
+        parse(tmp_path, text + 'train: {fft_opt: {w: 1}, total_iter: many}\nlogger: {print_freqq: 1}')
+    assert 'train.total_iter: must be a whole number' in str(error.value)
+    assert "logger.print_freqq: unknown option; did you mean 'print_freq'?" in str(error.value)
+    with pytest.raises(ValueError, match=r'datasets\.val_1\.blur_kernel_size: unknown option'):
+        parse(tmp_path, text.replace('DatasetOfAUser', 'PairedImageDataset'))
 
 
 def test_numbers_are_checked(tmp_path):
-    opt, _ = parse(tmp_path, MINIMAL + 'train: {total_iter: 5e3}\nval: {val_freq: !!float 2e2}')
-    assert opt['train']['total_iter'] == 5000
+    opt, args = parse(tmp_path, MINIMAL + 'train: {total_iter: 5e3}\nval: {val_freq: !!float 2e2}')
+    for number in (opt['train']['total_iter'], args.merged['train']['total_iter'], opt['val']['val_freq']):
+        assert type(number) is int
+    assert (opt['train'], opt['val']) == ({'total_iter': 5000}, {'val_freq': 200})
     wrong = MINIMAL.replace('scale: 2', 'scale: two').replace('name: trial', 'name: a/b')
     with pytest.raises(ValueError) as error:
         parse(tmp_path, wrong + 'train: {total_iter: -4}\nlogger: {print_freq: 1.5}\nval: {val_freq: .inf}')
@@ -142,7 +171,7 @@ def test_numbers_are_checked(tmp_path):
         "scale: must be a whole number of at least 1, not 'two'",
         'train.total_iter: must be a whole number of at least 1, not -4',
         'logger.print_freq: must be a whole number of at least 1, not 1.5',
-        'val.val_freq: must be',
+        'val.val_freq: must be a whole number of at least 1, not inf',
         'name: names a folder',
     ):
         assert part in str(error.value)
@@ -158,8 +187,8 @@ def test_two_test_sets_of_one_name_are_refused(tmp_path):
 
 
 def test_what_is_not_supported_yet_is_refused_not_ignored(tmp_path):
-    with pytest.raises(ValueError, match=r'logger\.wandb\.project: not supported yet'):
-        parse(tmp_path, MINIMAL + 'logger: {wandb: {project: trial}}')
+    with pytest.raises(ValueError, match=r'train\.ldt\.granularity: not supported yet'):
+        parse(tmp_path, MINIMAL + 'train: {ldt: {granularity: module}}')
 
 
 def test_testing_as_mambair_writes_it(tmp_path):

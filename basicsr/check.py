@@ -1,0 +1,147 @@
+"""`--check`: everything that can go wrong before a run begins is looked at, and nothing is made."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import basicsr.models  # noqa: F401  registers what option files name
+from basicsr.archs import build_network
+from basicsr.data import build_dataloader, build_dataset
+from basicsr.data.data_sampler import EnlargedSampler
+from basicsr.utils.checkpoint import find_weights, load_checkpoint, load_weights
+from basicsr.utils.option_check import check_options
+from basicsr.utils.option_file import load_options
+from basicsr.utils.options import check_files, dict2str, missing_data, parse_options
+
+_SHOWN = 20
+
+
+def check_pipeline(root_path: str, args: argparse.Namespace | None = None, is_train: bool = True) -> None:
+    """Check options, network, weights and every picture of an option file; print what a run would work with.
+
+    Args:
+        root_path: Folder of the project.
+        args: A parsed command line; None parses `sys.argv`.
+        is_train: For a training, or for a test.
+
+    Raises:
+        FileNotFoundError, ValueError: Mistakes in the options; or all that the check found, in one message.
+    """
+    opt, args = parse_options(root_path, is_train, args)
+    if opt['rank'] > 0:
+        return
+    print(f'Options:\n{dict2str(args.merged, 1)}')
+    notes, mistakes = _without_what_a_run_makes(opt, root_path) if is_train else [], []
+    try:
+        check_files(opt)
+    except FileNotFoundError as error:
+        mistakes.append(str(error))
+    lines = [*_check_network(opt, mistakes), *_check_data(opt, mistakes), *notes]
+    print('\n'.join(lines))
+    if mistakes:
+        raise ValueError('the check found:\n' + '\n'.join(mistakes))
+    print(f'{args.opt}: no mistakes found.')
+
+
+def _without_what_a_run_makes(opt: dict, root_path: str) -> list[str]:
+    """Take out of `opt` what is missing and a training would make by itself; a line for each."""
+    notes, paths = [], opt['path']
+    weights, before = paths.get('pretrain_network_g'), paths.get('pretrain_opt')
+    if weights and before and not Path(weights).is_file():
+        check_options(*load_options(before), is_train=True)
+        notes.append(f'path.pretrain_network_g: {weights} is not there; a training makes it first, by {before}')
+        paths['pretrain_network_g'] = None
+    if opt.get('quickstart_data'):
+        folder = str(Path(root_path) / opt['quickstart_data'])
+        made = [line.split('.')[1] for line in missing_data(opt) if line.split(': ', 1)[1].startswith(folder + os.sep)]
+        for phase in dict.fromkeys(made):
+            notes.append(f'datasets.{phase}: not there; a training makes it first, in {folder}')
+            del opt['datasets'][phase]
+    return notes
+
+
+def _check_network(opt: dict, mistakes: list[str]) -> list[str]:
+    """Build the network, and load its weights where they are there."""
+    try:
+        net: nn.Module = build_network(opt['network_g'])
+        weights = opt['path'].get('pretrain_network_g')
+        if weights and Path(weights).is_file():
+            key = opt['path'].get('param_key_g', 'params')
+            found = find_weights(load_checkpoint(weights), weights, key)
+            load_weights(net, found, weights, opt['path'].get('strict_load_g', True))
+    except Exception as error:  # networks of users raise anything
+        mistakes.append(f'network_g: {_in_a_line(error)}')
+        return []
+    count = sum(parameter.numel() for parameter in net.parameters())
+    return [f'Network {type(net).__name__}: {count:,} parameters']
+
+
+def _check_data(opt: dict, mistakes: list[str]) -> list[str]:
+    """Open every picture of the data sets that are there."""
+    lines, broken = [], []
+    absent = {line.split('.')[1] for line in missing_data(opt)}
+    for phase, section in opt['datasets'].items():
+        if phase in absent or (section['phase'] == 'train' and not opt['is_train']):
+            continue
+        try:
+            dataset = build_dataset(section)
+            if section['phase'] == 'train':
+                lines.append(_epochs(opt, section, dataset))
+        except Exception as error:  # data sets of users raise anything
+            mistakes.append(f'datasets.{phase}: {_in_a_line(error)}')
+            continue
+        sizes, found = _open_all(dataset, phase)
+        broken += found
+        lines.append(f'datasets.{phase} ({section["name"]}): {len(dataset)} pictures{_in_words(sizes, section)}')
+    if broken:
+        more = f'\n  … and {len(broken) - _SHOWN} more' if len(broken) > _SHOWN else ''
+        count = '1 picture' if len(broken) == 1 else f'{len(broken)} pictures'
+        mistakes.append(f'{count} cannot be used:\n  ' + '\n  '.join(broken[:_SHOWN]) + more)
+    return lines
+
+
+def _epochs(opt: dict, section: dict, dataset: Any) -> str:
+    sampler = EnlargedSampler(dataset, opt['world_size'], opt['rank'], section.get('dataset_enlarge_ratio') or 1)
+    accumulate = opt['train'].get('accumulate') or 1
+    loader = build_dataloader(dataset, section, opt['num_gpu'], opt['dist'], sampler, opt['manual_seed'], accumulate)
+    total = opt['train']['total_iter']
+    return f'Training: {total:,} iterations in {-(-total // len(loader)):,} epochs of {len(loader):,}'
+
+
+def _open_all(dataset: Any, phase: str) -> tuple[list[dict[str, tuple[int, int]]], list[str]]:
+    """(height and width of each item's lq and gt, what is wrong with the others)."""
+
+    def look(index: int) -> dict[str, tuple[int, int]] | str:
+        try:
+            item = dataset[index]
+            return {key: tuple(item[key].shape[-2:]) for key in ('lq', 'gt') if isinstance(item.get(key), Tensor)}
+        except Exception as error:
+            return f'datasets.{phase}: {_in_a_line(error)}'
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        looks = pool.map(look, range(len(dataset)))
+        seen = list(tqdm(looks, desc=f'Open {phase}', total=len(dataset), unit='image', leave=False, disable=None))
+    return [one for one in seen if isinstance(one, dict)], [one for one in seen if isinstance(one, str)]
+
+
+def _in_words(sizes: list[dict[str, tuple[int, int]]], section: dict) -> str:
+    texts = []
+    for key in ('lq', 'gt'):
+        sides = sorted({size[key] for size in sizes if key in size})
+        if sides:
+            small, large = (f'{height}x{width}' for height, width in (sides[0], sides[-1]))
+            texts.append(f', {key} {small}' + (f' to {large}' if large != small else ''))
+    return ''.join(texts) + (' (height x width of patches)' if section['phase'] == 'train' else ' (height x width)')
+
+
+def _in_a_line(error: Exception) -> str:
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    known = isinstance(error, OSError | ValueError | KeyError)
+    return ' '.join((text if known else f'{type(error).__name__}: {text}').split())

@@ -1,0 +1,196 @@
+"""Reading option files: YAML, `_base_` to inherit, changes from the command line; and where everything stands."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+Key = tuple[Any, ...]
+"""Place of a value in the options: ('train', 'optim_g', 'lr'), with a number for an item of a list."""
+Places = dict[Key, str]
+"""Where each value was written: `file.yml, line 12` or `--set train.total_iter=5`."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which 1e-4 is a number, and a key that stands twice or a section within itself is a mistake."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise _error(f'the key {key.value!r} stands twice', key)
+                seen.add(key.value)
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except yaml.YAMLError:
+            raise
+        except (ValueError, TypeError, OverflowError, KeyError, IndexError, AttributeError) as error:
+            kind = node.tag.rpartition(':')[2]
+            raise _error(f'{str(node.value)[:60]!r} is no {kind}', node) from error
+
+
+def _error(problem: str, node: yaml.Node) -> yaml.constructor.ConstructorError:
+    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+
+
+_Loader.add_implicit_resolver(
+    'tag:yaml.org,2002:float', re.compile(r'^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$'), list('-+0123456789')
+)
+
+
+def ordered_yaml() -> tuple[type, type]:
+    """(loader, dumper) of option files; mappings keep their order."""
+    return _Loader, yaml.SafeDumper
+
+
+def _lines(loader: _Loader, node: yaml.Node, key: Key, above: tuple[int, ...] = ()) -> Iterator[tuple[Key, int]]:
+    """The line of each value below `node`."""
+    if id(node) in above:
+        raise _error('a section cannot hold itself', node)
+    above = (*above, id(node))
+    if isinstance(node, yaml.MappingNode):
+        for name, value in node.value:
+            if isinstance(name, yaml.ScalarNode):
+                is_merge = name.tag.endswith(':merge')
+                below = (*key, name.value if is_merge else loader.construct_object(name))
+                yield below, name.start_mark.line + 1
+                yield from _lines(loader, value, below, above)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield (*key, index), value.start_mark.line + 1
+            yield from _lines(loader, value, (*key, index), above)
+
+
+def _read(text: str, source: str) -> tuple[Any, dict[Key, int]]:
+    """The value of a YAML text, and the line of each of its parts.
+
+    Raises:
+        ValueError: It is no YAML; the message begins with `source` and the line.
+    """
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None, {}
+        dict(_lines(loader, node, ()))  # before constructing, which may not end where a section holds itself
+        value = loader.construct_document(node)
+        return value, dict(_lines(loader, node, ()))  # once more: constructing has merged `<<`
+    except yaml.YAMLError as error:
+        mark = getattr(error, 'problem_mark', None)
+        where = f', line {mark.line + 1}' if mark else ''
+        problem = getattr(error, 'problem', None) or str(error).splitlines()[0]
+        raise ValueError(f'{source}{where}: {problem}') from error
+    except RecursionError as error:
+        raise ValueError(f'{source}: sections are nested too deeply') from error
+
+
+def yaml_load(path: str | Path) -> dict:
+    """Read an option file; files that it names under `_base_` come first and are overridden.
+
+    A section that names another `type` than the base's replaces it; other sections are merged key by key.
+
+    Raises:
+        FileNotFoundError: The file, or a base, is not there.
+        ValueError: No valid YAML, no mapping, or bases that inherit from each other.
+    """
+    return load_options(path)[0]
+
+
+def load_options(path: str | Path) -> tuple[dict, Places]:
+    """Like `yaml_load`; and where each value stands."""
+    return _load(Path(path).resolve(), ())
+
+
+def _load(path: Path, above: tuple[Path, ...]) -> tuple[dict, Places]:
+    if path in above:
+        raise ValueError(f'{path} inherits from itself: {" -> ".join(file.name for file in (*above, path))}')
+    if not path.is_file():
+        asked = f' (`_base_` of {above[-1]})' if above else ''
+        raise FileNotFoundError(f'there is no option file {path}{asked}')
+    try:
+        text = path.read_text(encoding='utf-8')
+    except UnicodeDecodeError as error:
+        raise ValueError(f'{path} is no text in UTF-8') from error
+    opt, lines = _read(text, str(path))
+    if not isinstance(opt, dict):
+        raise ValueError(f'{path} holds no options: its top level must be `key: value` lines')
+    bases = opt.pop('_base_', None) or []
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise ValueError(f'{path}, line {lines[("_base_",)]}: _base_ must be a file, or a list of files')
+    merged, places = {}, {}
+    for base in bases:
+        inherited, base_places = _load((path.parent / base).resolve(), (*above, path))
+        merged = _merge(merged, inherited)
+        places.update(base_places)
+    shown = _shown(path)
+    places.update({key: f'{shown}, line {line}' for key, line in lines.items()})
+    places[()] = shown
+    return _merge(merged, opt), places
+
+
+def _shown(path: Path) -> str:
+    """The path as it is shortest from here."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith('..') else relative
+
+
+def _merge(base: dict, over: dict) -> dict:
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        if isinstance(old, dict) and isinstance(value, dict) and value.get('type', old.get('type')) == old.get('type'):
+            value = _merge(old, value)
+        merged[key] = value
+    return merged
+
+
+def override(opt: dict, assignments: Iterable[str], places: Places | None = None) -> None:
+    """Apply `a.b=value` assignments in place; values are read as YAML.
+
+    Args:
+        opt: The options.
+        assignments: `a.b=value` each.
+        places: Learns where the values come from.
+
+    Raises:
+        ValueError: No `=`, a value that is no YAML, or a path through something that is no section.
+    """
+    places = {} if places is None else places
+    for assignment in assignments:
+        source = f'--set {assignment}'
+        dotted, sign, text = assignment.partition('=')
+        *sections, last = dotted.split('.')
+        if not sign or not all((*sections, last)):
+            raise ValueError(f'{source}: write it as a.b=value')
+        if dotted == '_base_':
+            raise ValueError(f'{source}: a file inherits, the command line does not; name the base in the file')
+        target = opt
+        for section in sections:
+            if target.get(section) is None:
+                target[section] = {}
+            else:  # sections that YAML aliases share are changed here alone
+                target[section] = dict(target[section]) if isinstance(target[section], dict) else target[section]
+            target = target[section]
+            if not isinstance(target, dict):
+                raise ValueError(f'{source}: {section} is no section of the options')
+        target[last], lines = _read(text, source)
+        key = (*sections, last)
+        places.update({(*key, *below): source for below in lines})
+        places.update({key[:end]: source for end in range(1, len(key)) if key[:end] not in places})
+        places[key] = source
+
+
+def place_of(places: Places, key: Key) -> str:
+    """Where the value at `key` was written, or else what is nearest above it; '' where nothing is known."""
+    return next((places[key[:end]] for end in range(len(key), -1, -1) if key[:end] in places), '')

@@ -1,0 +1,197 @@
+"""What the sections of an option file are made of: types of values, how they are said in words, and `Section`."""
+
+from __future__ import annotations
+
+import copy
+import types
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
+
+import annotated_types as limits
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic.fields import FieldInfo
+
+_WORDS = {
+    int: ('a whole number', 'whole numbers'),
+    float: ('a number', 'numbers'),
+    str: ('text', 'texts'),
+    bool: ('true or false', 'true or false'),
+}
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def Whole(least: int | None = None, most: int | None = None) -> Any:
+    """Whole numbers from `least` to `most`; 5e3 is one."""
+    return Annotated[(int, BeforeValidator(_whole), *_limits(Ge=least, Le=most))]
+
+
+def Real(
+    least: float | None = None, most: float | None = None, above: float | None = None, below: float | None = None
+) -> Any:
+    """Finite numbers in an interval."""
+    return Annotated[(float, BeforeValidator(_no_more_than_a_float), *_limits(Ge=least, Le=most, Gt=above, Lt=below))]
+
+
+def _no_more_than_a_float(value: Any) -> Any:
+    return 'too large' if isinstance(value, int) and abs(value) > 10**308 else value
+
+
+def _limits(**values: float | None) -> list[Any]:
+    return [getattr(limits, name)(value) for name, value in values.items() if value is not None]
+
+
+def List(item: Any, least: int | None = None, most: int | None = None) -> Any:
+    """Lists of so many items."""
+    return Annotated[list[item], limits.Len(least or 0, most)] if least or most else list[item]
+
+
+@dataclass(frozen=True, init=False)
+class NotYet:
+    """Marks values that are planned, and refused as such until they are there: some, or all numbers above one."""
+
+    values: tuple[Any, ...]
+    above: float | None
+
+    def __init__(self, *values: Any, above: float | None = None) -> None:
+        object.__setattr__(self, 'values', values)
+        object.__setattr__(self, 'above', above)
+
+    def __contains__(self, value: Any) -> bool:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return value in self.values or (self.above is not None and number and value > self.above)
+
+
+@dataclass(frozen=True)
+class Belongs:
+    """Marks a key that some files carry at a wrong level; `to` is the right one."""
+
+    to: str
+
+
+class NotRead:
+    """Marks a key that published files have and that nothing reads; it is left out, with a warning."""
+
+
+def option(default: Any, description: str, alias: str | None = None) -> Any:
+    """A key of a section.
+
+    Args:
+        default: What counts where the key is left out; `...` for a key that must be there.
+        description: For people, one or two sentences: what it does, unit, range.
+        alias: The key, where it is no name that Python allows.
+    """
+    return Field(default, description=description, alias=alias)
+
+
+class Section(BaseModel):
+    """A section of an option file: fields are its keys. Keys that are no fields are mistakes; `~` is a key left out."""
+
+    model_config = ConfigDict(extra='forbid', strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=())
+    open_to_users: ClassVar[bool] = False
+    """Whether models of users may read keys here that nobody else knows."""
+    choice: ClassVar[str | None] = None
+    """What `type:` chooses from, in a section that has one."""
+
+    @model_validator(mode='before')
+    @classmethod
+    def _leave_out(cls, section: Any) -> Any:
+        if not isinstance(section, dict):
+            return section
+        return {key: value for key, value in section.items() if value is not None or field_called(cls, key) is None}
+
+    @classmethod
+    def rules(cls, given: dict[str, Any]) -> Iterator[tuple[str, str]]:
+        """Mistakes that take more than one key to see, as (dotted key within the section, message).
+
+        Args:
+            given: The keys that are there and right in themselves.
+        """
+        return iter(())
+
+
+def fields_of(section: type[Section]) -> dict[str, tuple[str, FieldInfo]]:
+    """By key: attribute and field."""
+    return {field.alias or name: (name, field) for name, field in section.model_fields.items()}
+
+
+def field_called(section: type[Section], key: Any) -> FieldInfo | None:
+    return fields_of(section).get(key, (None, None))[1]
+
+
+def is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Section)
+
+
+def sections_by_name(annotation: Any) -> type[Section] | None:
+    """X where the annotation is dict[str, X] and X a section."""
+    arguments = get_args(annotation)
+    return arguments[1] if get_origin(annotation) is dict and is_section(arguments[1]) else None
+
+
+def takes_nothing(field: FieldInfo) -> bool:
+    """Whether `~` is a value of its own, or the default anyway."""
+    whole = get_args(field.annotation) if get_origin(field.annotation) in (Union, types.UnionType) else ()
+    return not field.is_required() and (field.default is None or field.annotation is Any or type(None) in whole)
+
+
+def as_dict(section: Section, written: dict) -> dict:
+    """`section` as a plain dictionary with the keys that were written, in their order, and values converted.
+
+    A key that was written as `~` stays where its default is None, and goes where its default is something else.
+    """
+    fields, result = fields_of(type(section)), {}
+    for key, value in written.items():
+        if key not in fields:
+            result[key] = copy.deepcopy(value)
+        elif any(isinstance(data, NotRead) for data in fields[key][1].metadata):
+            continue
+        elif value is not None:
+            result[key] = _plain(getattr(section, fields[key][0]), value)
+        elif takes_nothing(fields[key][1]):
+            result[key] = None
+    return result
+
+
+def _plain(value: Any, written: Any) -> Any:
+    if isinstance(value, Section):
+        return as_dict(value, written)
+    if isinstance(value, dict):
+        return {key: _plain(item, written[key]) for key, item in value.items()}
+    return copy.deepcopy(value)
+
+
+def in_words(annotation: Any, metadata: Iterable[Any] = (), many: bool = False) -> str:
+    """What a value of this type is, for example 'a whole number of at least 1'; with `many`, several of them."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return in_words(arguments[0], arguments[1:], many)
+    if origin in (Union, types.UnionType):
+        return ' or '.join(in_words(one, many=many) for one in arguments if one is not type(None))
+    if origin is Literal:
+        return ' or '.join('true' if one is True else 'false' if one is False else str(one) for one in arguments)
+    if origin is list or annotation is list:
+        return _list_in_words(arguments[0] if arguments else Any, metadata)
+    if is_section(annotation) or sections_by_name(annotation) or dict in (annotation, origin):
+        return 'a section (`key: value` lines)'
+    one, several = _WORDS.get(annotation, ('anything', 'values'))
+    return (several if many else one) + _interval(metadata)
+
+
+def _list_in_words(item: Any, metadata: Iterable[Any]) -> str:
+    items = in_words(item, many=True)
+    length = next((data for data in metadata if isinstance(data, limits.Len)), limits.Len())
+    if length.min_length and length.min_length == length.max_length:
+        return f'a list of {length.min_length} {items}'
+    return f'a list of {items}' + (f', {length.min_length} or more' if length.min_length else '')
+
+
+def _interval(metadata: Iterable[Any]) -> str:
+    words = {limits.Ge: ('of at least', 'ge'), limits.Gt: ('above', 'gt')}
+    words |= {limits.Le: ('at most', 'le'), limits.Lt: ('below', 'lt')}
+    bounds = [(words[type(data)], data) for data in metadata if type(data) in words]
+    text = ' and '.join(f'{word} {getattr(data, name)}' for (word, name), data in bounds)
+    return f' {text}' if text else ''
