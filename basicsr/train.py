@@ -35,6 +35,7 @@ from basicsr.utils.dist_util import barrier
 from basicsr.utils.logger import (
     AvgTimer,
     MessageLogger,
+    check_wandb,
     get_env_info,
     get_root_logger,
     init_tb_logger,
@@ -128,6 +129,7 @@ def train_pipeline(root_path: str, args: argparse.Namespace | None = None) -> No
     """
     opt, args = parse_options(root_path, is_train=True, args=args)
     logger = get_root_logger()
+    check_wandb(opt)  # before a pre-training takes its time
     prepare(root_path, opt, args)
     check_files(opt)
     resume_state = load_resume_state(opt)

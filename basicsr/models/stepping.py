@@ -38,7 +38,8 @@ class Stepper:
             raise ValueError(f'train.amp: is bf16, fp16 or left out, not {amp!r}')
         self._dtype, self._device = _AUTOCAST[amp], device
         self._clip = options.get('grad_clip_norm')
-        self._most = options.get('max_bad_steps') or 10
+        most = options.get('max_bad_steps')
+        self._most = 10 if most is None else most
         self._scaler = torch.amp.GradScaler(device.type, enabled=amp == 'fp16')
         self.bad_steps = self.all_bad_steps = 0
         if amp == 'bf16' and device.type == 'cpu' and not torch.ops.mkldnn._is_mkldnn_bf16_supported():

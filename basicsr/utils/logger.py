@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import importlib.util
 import logging
 import platform
 import subprocess
@@ -100,25 +101,26 @@ def init_tb_logger(log_dir: str, first_iter: int | None = None) -> Any:
     return SummaryWriter(log_dir=log_dir, purge_step=first_iter)
 
 
-@master_only
-def init_wandb_logger(opt: dict) -> None:
-    """Let Weights & Biases follow what goes to TensorBoard, where `logger.wandb.project` is given.
+def check_wandb(opt: dict) -> None:
+    """Make sure, before a run makes anything, that `logger.wandb.project` can be followed.
 
     Raises:
-        ValueError: wandb is not installed, or TensorBoard is not used.
+        ValueError: wandb is not installed.
     """
+    if (opt['logger'].get('wandb') or {}).get('project') and importlib.util.find_spec('wandb') is None:
+        raise ValueError('logger.wandb.project: the package wandb is not installed: pip install wandb, or leave it out')
+
+
+@master_only
+def init_wandb_logger(opt: dict) -> None:
+    """Let Weights & Biases follow what goes to TensorBoard, where `logger.wandb.project` is given."""
     options = opt['logger'].get('wandb') or {}
     if not options.get('project'):
         return
-    if not opt['logger'].get('use_tb_logger'):
-        raise ValueError('logger.wandb: follows what goes to TensorBoard; set logger.use_tb_logger: true')
-    try:
-        import wandb
-    except ImportError as error:
-        raise ValueError('logger.wandb: wandb is not installed: pip install wandb') from error
-    run_id = options.get('resume_id') or wandb.util.generate_id()
-    wandb.init(
-        id=run_id,
+    import wandb
+
+    run = wandb.init(
+        id=options.get('resume_id'),
         resume='allow',
         name=opt['name'],
         config=opt,
@@ -126,7 +128,7 @@ def init_wandb_logger(opt: dict) -> None:
         sync_tensorboard=True,
         dir=opt['path']['log'],
     )
-    get_root_logger().info('Weights & Biases follows as run %s; logger.wandb.resume_id takes it up again', run_id)
+    get_root_logger().info('Weights & Biases follows as run %s; logger.wandb.resume_id takes it up again', run.id)
 
 
 def get_root_logger(

@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import pytest
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from basicsr.train import DREALSR_OPTIONS, QUICK_START_OPTIONS
 from basicsr.utils.options import yaml_load
@@ -60,6 +61,29 @@ def project(tmp_path_factory) -> Path:
 def quick_start(project) -> str:
     """What `python Train_pip.py` printed."""
     return run(project, 'Train_pip.py')
+
+
+def test_a_runs_log_begins_with_what_tells_it_from_others(project, quick_start):
+    log = (project / EXPERIMENT / 'train_LDT_MambaIR_quickstart.log').read_text()
+    header = log[: log.index('LDT: ')]
+    assert re.search(r'Python 3\.\d+\.\d+, PyTorch \d.*(CPU, \d+ threads|NVIDIA).*, no git checkout', header)
+    assert re.search(r'Selective scan: (cpu|torch|triton|mamba_ssm)', header)
+    options = yaml.safe_load(header[header.index('Options:\n') + len('Options:\n') :].rpartition('\n20')[0])
+    assert options['train']['ldt']['scoring_batches'] == 2 and isinstance(options['manual_seed'], int)
+
+
+def test_tensorboard_shows_losses_pictures_scores_and_decays(project, quick_start):
+    accumulator = EventAccumulator(str(project / 'tb_logger' / 'LDT_MambaIR_quickstart'), {'images': 0, 'scalars': 0})
+    tags = accumulator.Reload().Tags()
+    assert {'losses/l_pix_primary', 'losses/l_pix_auxiliary', 'lr', 'metrics/source/psnr'} <= {*tags['scalars']}
+    assert [event.step for event in accumulator.Scalars('losses/l_pix_primary')] == [1, 2, 3, 4]
+    assert [event.step for event in accumulator.Scalars('metrics/source/psnr')] == [2, 4]
+    pictures = [tag for tag in tags['images'] if tag.startswith('source/')]
+    assert len(pictures) == 4 and accumulator.Images(pictures[0])[0].width > 100
+    assert accumulator.Images('ldt/layer_scores')[0].width > 300
+    for group in ('stable', 'unstable'):
+        histogram = accumulator.Histograms(f'ldt/decay_{group}')[0].histogram_value
+        assert histogram.num > 10 and 0 < histogram.min < histogram.max < 1
 
 
 def test_no_arguments_run_the_quick_start(project, quick_start):
