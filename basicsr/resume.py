@@ -10,7 +10,10 @@ from basicsr.utils.checkpoint import load_checkpoint
 from basicsr.utils.dist_util import all_gather
 from basicsr.utils.logger import get_root_logger
 from basicsr.utils.misc import get_random_state, set_random_state
+from basicsr.utils.option_file import yaml_load
 from basicsr.utils.options import copy_opt_file, dict2str
+
+_READ_ANEW = ('train.ldt.repartition_every', 'train.ldt.scoring_batches')
 
 
 def load_resume_state(opt: dict) -> dict[str, Any] | None:
@@ -31,9 +34,9 @@ def load_resume_state(opt: dict) -> dict[str, Any] | None:
     path, state = opt['path'].get('resume_state'), None
     logger = get_root_logger()
     if opt['auto_resume']:
-        files = [file for file in Path(opt['path']['training_states']).glob('*.state') if file.stem.isdigit()]
+        files = _states(opt)
         broken = []
-        for file in sorted(files, key=lambda file: int(file.stem), reverse=True):
+        for file in files:
             try:
                 path, state = str(file), _read(file)
                 break
@@ -51,12 +54,23 @@ def load_resume_state(opt: dict) -> dict[str, Any] | None:
     if not path:
         return None
     state = state or _read(path)
+    newer = [file.name for file in _states(opt) if int(file.stem) > state['iter']]
+    if newer and not opt['auto_resume']:
+        logger.warning(
+            'Newer training states are there (%s), which --auto_resume would take: move them away', ', '.join(newer)
+        )
     opt['path']['resume_network'] = str(Path(path).parent.parent / 'models' / f'net_g_{state["iter"]}.pth')
     seed = state.get('manual_seed', opt['manual_seed'])
     if seed != opt['manual_seed']:
         logger.warning('The run goes on with the seed that it began with, %d, not with %d', seed, opt['manual_seed'])
         opt['manual_seed'] = seed
     return state
+
+
+def _states(opt: dict) -> list[Path]:
+    """The numbered training states of the experiment, the newest first."""
+    files = [file for file in Path(opt['path']['training_states']).glob('*.state') if file.stem.isdigit()]
+    return sorted(files, key=lambda file: int(file.stem), reverse=True)
 
 
 def _read(path: str | Path) -> dict[str, Any]:
@@ -70,8 +84,22 @@ def keep_options(options: dict, folder: str, resumed_at: int | None) -> None:
     """Write `options.yml`; where a resumed run changed it, the one before stays as `options_until_<iter>.yml`."""
     file = Path(folder) / 'options.yml'
     if resumed_at is not None and file.exists() and file.read_text() != dict2str(options):
+        _warn_of_what_stays(yaml_load(file), options)
         file.replace(file.with_name(f'options_until_{resumed_at}.yml'))
     copy_opt_file(options, folder)
+
+
+def _warn_of_what_stays(before: dict, now: dict) -> None:
+    """Name the changed options whose values are part of the training state."""
+    for section in ('optim_g', 'scheduler', 'ldt'):
+        old, new = ((options.get('train') or {}).get(section) or {} for options in (before, now))
+        changed = [f'train.{section}.{key}' for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+        changed = [path for path in changed if path not in _READ_ANEW]
+        if changed:
+            get_root_logger().warning(
+                'Changed, and without effect on a run that goes on, whose training state holds them: %s',
+                ', '.join(changed),
+            )
 
 
 def run_state(opt: dict, sampler: EnlargedSampler, batches: int, batch_size: int, validated: bool) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from basicsr.ops.selective_scan import chosen_backend
 from basicsr.resume import batches_done, keep_options, load_resume_state, restore_random_state, run_state
 from basicsr.utils.checkpoint import prune_checkpoints
 from basicsr.utils.command_line import make_parser, run_from_command_line
-from basicsr.utils.dist_util import barrier
+from basicsr.utils.dist_util import barrier, highest
 from basicsr.utils.logger import (
     AvgTimer,
     MessageLogger,
@@ -205,6 +205,12 @@ class _Run:
         self.batches = batches_done(state, self.sampler, self.batch_size)
         self.validated = state.get('validated', True)
         restore_random_state(state, self.opt['rank'])
+        if self.current_iter >= self.total_iters:
+            get_root_logger().warning(
+                'Nothing is left to train: the state is of iteration %d, and train.total_iter is %d',
+                self.current_iter,
+                self.total_iters,
+            )
         get_root_logger().info(
             'Going on from epoch %d, iteration %d; of what stands above, lines after byte %d are done again',
             self.epoch,
@@ -252,10 +258,8 @@ class _Run:
         try:
             self.model.optimize_parameters(self.current_iter)
         except NotFinite as error:
-            self.save()
-            raise ValueError(
-                f'{error}. The weights of the last good step are in the checkpoint of iteration {self.current_iter}'
-            ) from error
+            kept = f'The weights of the last good step are in the checkpoint of iteration {self.current_iter}'
+            raise ValueError(f'{error}. {kept if self.save() else "They could not be saved"}') from error
         skipped = getattr(self.model, 'stepper', None) and self.model.stepper.bad_steps
         broken = [name for name, value in self.model.get_current_log().items() if not math.isfinite(value)]
         if broken and not skipped:  # a model with a step of its own
@@ -269,14 +273,14 @@ class _Run:
             if not stop:
                 self._validate(signals)
                 stop = signals.received()
+        saved = True
         if stop or (self.save_freq and self.current_iter % self.save_freq == 0):
-            self.save()  # after the validation, whose best results it holds
+            saved = self.save()  # after the validation, whose best results it holds
         if stop:
-            raise Stopped(
-                stop,
-                f'{signal.Signals(stop).name}: stopped after iteration {self.current_iter} and saved it; '
-                '--auto_resume goes on from there',
-            )
+            end = 'and saved it; --auto_resume goes on from there'
+            if not saved:
+                end = 'and could NOT save it; --auto_resume goes on from the newest training state before'
+            raise Stopped(stop, f'{signal.Signals(stop).name}: stopped after iteration {self.current_iter} {end}')
 
     def _validate(self, signals: StopSignals) -> None:
         """Validate on every set; keep the network as `net_g_best.pth` where the metric's mean is the best so far."""
@@ -300,21 +304,23 @@ class _Run:
             if model.best_metric_results[_MEAN][metric]['iter'] == self.current_iter:
                 self._try_to_save(lambda: model.save_weights('best'))
 
-    def save(self) -> None:
-        """Save weights and training state; a full disk is logged, and the run goes on."""
+    def save(self) -> bool:
+        """Save weights and training state; a full disk is logged, and the run goes on. Returns whether it was saved."""
         self.model.run_state = run_state(self.opt, self.sampler, self.batches, self.batch_size, self.validated)
         saved = self._try_to_save(lambda: self.model.save(self.epoch, self.current_iter))
         keep = self.opt['logger'].get('keep_checkpoints')
         if saved and keep and self.opt['rank'] == 0:
-            prune_checkpoints(self.opt['path']['models'], self.opt['path']['training_states'], keep)
+            prune_checkpoints(self.opt['path']['models'], self.opt['path']['training_states'], keep, self.current_iter)
+        return saved
 
     def _try_to_save(self, save: Callable[[], None]) -> bool:
+        failed = 0
         try:
             save()
         except OSError as error:
+            failed = 1
             get_root_logger().error('%s. The run goes on; what was saved before is as it was', error)
-            return False
-        return True
+        return not highest(failed)  # the first process writes, and all must know
 
 
 def _prefetcher(loader: Any, opt: dict) -> CPUPrefetcher | CUDAPrefetcher:

@@ -223,11 +223,30 @@ class BaseModel:
         return {
             'optimizers': [optimizer.state_dict() for optimizer in self.optimizers],
             'schedulers': [scheduler.state_dict() for scheduler in self.schedulers],
+            'types': self._types(),
             'best_metric_results': copy.deepcopy(self.best_metric_results),
         }
 
+    def _types(self) -> dict[str, list[str]]:
+        return {
+            'train.optim_g.type': [type(optimizer).__name__ for optimizer in self.optimizers],
+            'train.scheduler.type': [type(scheduler).__name__ for scheduler in self.schedulers],
+        }
+
     def resume_training(self, resume_state: dict[str, Any]) -> None:
-        """Put back what `training_state` returned."""
+        """Put back what `training_state` returned.
+
+        Raises:
+            ValueError: The state was saved with other optimizers or schedulers.
+        """
+        for option, saved in resume_state.get('types', {}).items():
+            asked = self._types()[option]
+            if saved != asked:
+                saved, asked = (', '.join(types) or 'none' for types in (saved, asked))
+                raise ValueError(
+                    f'{option}: the training state was saved with {saved}, and the options ask for {asked}; a run goes '
+                    'on with what it began with. For another one start anew, with path.pretrain_network_g'
+                )
         for own, saved in ((self.optimizers, 'optimizers'), (self.schedulers, 'schedulers')):
             states = resume_state[saved]
             if len(states) != len(own):

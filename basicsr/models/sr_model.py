@@ -21,6 +21,7 @@ from basicsr.models.base_model import BaseModel
 from basicsr.models.self_ensemble import self_ensemble
 from basicsr.models.stepping import Stepper
 from basicsr.models.tiling import tile_options, tiled
+from basicsr.utils.checkpoint import load_weights
 from basicsr.utils.dist_util import all_gather, get_dist_info
 from basicsr.utils.img_util import imwrite, tensor2img
 from basicsr.utils.logger import get_root_logger
@@ -120,6 +121,8 @@ class SRModel(BaseModel):
 
         The batch is worked off in `train.accumulate` parts, so that the activations of one part alone are alive.
         """
+        if self.gt is None:
+            raise ValueError('datasets.train: gives no gt, and training needs pairs: type: PairedImageDataset')
         self._buffers += [(buffer, buffer.clone()) for buffer in net.buffers()]
         total = torch.zeros((), device=self.device)
         parts = list(zip(self.lq.chunk(self.accumulate), self.gt.chunk(self.accumulate), strict=True))
@@ -298,11 +301,14 @@ class SRModel(BaseModel):
 
     def _resume_networks(self, resume_state: dict[str, Any]) -> None:
         """Load the networks of the training state, or those saved beside one that holds none, as BasicSR's."""
+        left = {*resume_state.get('networks', ())} - {name for name, _ in self._networks()}
+        if left:
+            raise ValueError(f'the training state holds {", ".join(left)}, which the options do not have (ema_decay)')
         for name, net in self._networks():
             if 'networks' in resume_state:
                 if name not in resume_state['networks']:
                     raise ValueError(f'the training state holds no {name}: it was saved with other options (ema_decay)')
-                self.get_bare_model(net).load_state_dict(resume_state['networks'][name])
+                load_weights(self.get_bare_model(net), resume_state['networks'][name], 'the training state')
             else:
                 key = 'params_ema' if name == 'net_g_ema' else 'params'
                 self.load_network(net, self.opt['path']['resume_network'], True, key)

@@ -94,13 +94,18 @@ def _check_sums(path: str | os.PathLike) -> None:
             raise ValueError(f'{damaged} is damaged')
 
 
-def prune_checkpoints(models: str | os.PathLike, training_states: str | os.PathLike, keep: int) -> None:
-    """Delete numbered checkpoints and training states but for the newest `keep`; `best` and `latest` stay."""
+def prune_checkpoints(
+    models: str | os.PathLike, training_states: str | os.PathLike, keep: int, current_iter: int
+) -> None:
+    """Delete numbered checkpoints and training states but for the `keep` newest up to `current_iter`.
+
+    `best` and `latest` stay, and so does what another run that came further has left.
+    """
     for folder, pattern in ((models, '*_*.pth'), (training_states, '*.state')):
         numbered: dict[int, list[Path]] = {}
         for file in Path(folder).glob(pattern):
             number = file.stem.rpartition('_')[2]
-            if number.isdigit():
+            if number.isdigit() and int(number) <= current_iter:
                 numbered.setdefault(int(number), []).append(file)
         for number in sorted(numbered)[:-keep]:
             for file in numbered[number]:

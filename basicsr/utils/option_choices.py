@@ -45,10 +45,14 @@ class Choice:
     closed: bool = False
 
 
+_OTHER_STEPS = ('Optimizer', 'LBFGS', 'SparseAdam')
+"""What wants more of a training loop than gradients: a closure, sparse gradients."""
+
+
 def _optimizers() -> Registry:
     registry = Registry('optimizer')
     for name, kind in vars(torch.optim).items():
-        if inspect.isclass(kind) and kind is not torch.optim.Optimizer:
+        if inspect.isclass(kind) and name not in _OTHER_STEPS:
             registry.register(kind, name=name)
     return registry
 

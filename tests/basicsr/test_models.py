@@ -237,6 +237,15 @@ def test_sr_run_is_resumed_with_its_own_weights(pictures, tmp_path):
     opt['path']['resume_network'] = str(tmp_path / 'models' / 'net_g_4.pth')
     with pytest.raises(FileNotFoundError, match='net_g_4'):
         build(opt).resume_training(of_basicsr)
+    without_average = build(options(pictures, tmp_path))
+    with pytest.raises(ValueError, match='holds net_g_ema, which the options do not have'):
+        without_average.resume_training(state)
+    larger = {**opt, 'network_g': {**opt['network_g'], 'embed_dim': 2 * opt['network_g']['embed_dim']}}
+    with pytest.raises(ValueError, match=r'the training state does not fit the network MambaIR:\n  .*in the file'):
+        build(larger).resume_training(state)
+    other = options(pictures, tmp_path, ema_decay=0.9, optim_g={'type': 'SGD', 'lr': 1e-3})
+    with pytest.raises(ValueError, match=r'optim_g\.type: .* saved with Adam, and the options ask for SGD'):
+        build(other).resume_training(state)
     with pytest.raises(ValueError, match='holds no net_g_ema: it was saved with other options'):
         build(opt).resume_training({**state, 'networks': {'net_g': state['networks']['net_g']}})
 

@@ -34,6 +34,7 @@ def test_the_newest_state_is_taken_and_its_seed(states, logged):
     assert load_resume_state(options(states.parent, auto_resume=False)) is None
     named = options(states.parent, auto_resume=False, resume_state=str(states / '10.state'))
     assert load_resume_state(named)['iter'] == 10
+    assert 'Newer training states are there (20.state), which --auto_resume would take' in ' '.join(logged.warnings())
 
 
 def test_auto_resume_goes_back_to_one_that_can_be_read(states, logged):
@@ -85,19 +86,24 @@ def test_old_checkpoints_are_deleted_and_named_ones_stay(tmp_path, states):
     for name in ('net_g_5', 'net_g_10', 'net_g_20', 'net_g_best', 'net_g_latest', 'other_5', 'other_20'):
         (models / f'{name}.pth').touch()
     (models / 'notes.txt').touch()
-    prune_checkpoints(models, states, 2)
+    prune_checkpoints(models, states, 1, current_iter=5)
+    assert len(list(models.iterdir())) == 8 and len(list(states.iterdir())) == 3, 'what came further is not touched'
+    prune_checkpoints(models, states, 2, current_iter=20)
     assert {file.stem for file in models.iterdir()} == {
         *('net_g_10', 'net_g_20', 'net_g_best', 'net_g_latest', 'other_20', 'notes')
     }
     assert {file.name for file in states.iterdir()} == {'10.state', '20.state'}
 
 
-def test_options_that_changed_are_kept_beside_the_new_ones(tmp_path):
+def test_options_that_changed_are_kept_beside_the_new_ones(tmp_path, logged):
     keep_options({'lr': 1}, str(tmp_path), None)
     keep_options({'lr': 1}, str(tmp_path), 10)
     assert [file.name for file in tmp_path.iterdir()] == ['options.yml']
-    keep_options({'lr': 2}, str(tmp_path), 20)
-    assert (tmp_path / 'options.yml').read_text() == '{lr: 2}\n'
+    assert not logged.warnings()
+    keep_options({'lr': 2, 'train': {'optim_g': {'lr': 1}, 'ldt': {'repartition_every': 5}}}, str(tmp_path), 20)
+    (warning,) = logged.warnings()
+    assert 'without effect on a run that goes on, whose training state holds them: train.optim_g.lr' in warning
+    assert (tmp_path / 'options.yml').read_text().startswith('lr: 2\n')
     assert (tmp_path / 'options_until_20.yml').read_text() == '{lr: 1}\n'
 
 

@@ -3,6 +3,7 @@
 import os
 import re
 import resource
+import shutil
 import signal
 import time
 
@@ -87,6 +88,18 @@ def test_a_stopped_run_saves_says_so_and_goes_on(folder, ldt, number):
     assert again.returncode == 0, text
     assert f'iter {stopped[1]},' not in text
     assert faults.weights(folder, name) == ldt[0]
+
+
+def test_a_stopped_run_that_cannot_be_saved_does_not_say_so(folder):
+    run = faults.start(faults.write_options(folder, 'lost', train__total_iter=100_000))
+    for line in run.stdout:
+        if 'iter 5,' in line:
+            shutil.rmtree(folder / 'experiments' / 'lost' / 'training_states')
+            os.kill(run.pid, signal.SIGINT)
+            break
+    text = faults.finish(run)
+    assert run.returncode == 130 and 'Traceback' not in text
+    assert re.search(r'^SIGINT: stopped after iteration \d+ and could NOT save it', text, re.M), text
 
 
 def test_a_dead_process_ends_the_run(folder):

@@ -141,6 +141,14 @@ def test_a_step_that_would_do_harm_is_not_taken(pictures, tmp_path, model_type, 
     assert not all(torch.equal(a, b) for a, b in zip(before, everything(), strict=True))
 
 
+def test_training_without_ground_truth_is_said(pictures, tmp_path):
+    opt = options(pictures, tmp_path)
+    model = build(opt)
+    model.feed_data({'lq': next(batches(opt))['lq']})
+    with pytest.raises(ValueError, match=r'datasets\.train: gives no gt, and training needs pairs'):
+        model.optimize_parameters(1)
+
+
 def test_too_many_in_a_row_end_the_run_and_name_the_loss():
     weight = torch.nn.Parameter(torch.ones(1))
     optimizer = torch.optim.SGD([weight], lr=0.1)
