@@ -10,13 +10,12 @@ import argparse
 import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
-from measuring import line, machine, peak_extra_bytes
+from measuring import line, machine, peak_extra_bytes, timed
 from tqdm import tqdm
 
 import ldt
@@ -63,16 +62,6 @@ def trainer(model_type: str, args: argparse.Namespace, folder: str):
 
     model.before_training(Loader())
     return model
-
-
-def timed(run, device: str) -> float:
-    if device == 'cuda':
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    run()
-    if device == 'cuda':
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def step(model, args: argparse.Namespace, number: int = 1) -> None:

@@ -11,20 +11,21 @@ from pathlib import Path
 import torch
 
 
+def timed(run: Callable[[], object], device: str) -> float:
+    """Seconds that `run` takes."""
+    if device == 'cuda':
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    run()
+    if device == 'cuda':
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
 def seconds(run: Callable[[], object], device: str, budget: float = 4.0, most: int = 15) -> tuple[float, float]:
     """(median, spread) of the time of `run`: after one call to warm up, calls until `budget` seconds are spent."""
-
-    def once() -> float:
-        if device == 'cuda':
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        run()
-        if device == 'cuda':
-            torch.cuda.synchronize()
-        return time.perf_counter() - start
-
-    warm = once()
-    times = [once() for _ in range(max(2, min(most, int(budget / max(warm, 1e-6)))))]
+    warm = timed(run, device)
+    times = [timed(run, device) for _ in range(max(2, min(most, int(budget / max(warm, 1e-6)))))]
     return statistics.median(times), max(times) - min(times)
 
 
