@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,8 @@ def keep_options(options: dict, folder: str, resumed_at: int | None) -> None:
     """Write `options.yml`; where a resumed run changed it, the one before stays as `options_until_<iter>.yml`."""
     file = Path(folder) / 'options.yml'
     if resumed_at is not None and file.exists() and file.read_text() != dict2str(options):
-        _warn_of_what_stays(yaml_load(file), options)
+        with suppress(ValueError):  # a kill may have left half of the file: no reason not to go on
+            _warn_of_what_stays(yaml_load(file), options)
         file.replace(file.with_name(f'options_until_{resumed_at}.yml'))
     copy_opt_file(options, folder)
 

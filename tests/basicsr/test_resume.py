@@ -107,6 +107,13 @@ def test_options_that_changed_are_kept_beside_the_new_ones(tmp_path, logged):
     assert (tmp_path / 'options_until_20.yml').read_text() == '{lr: 1}\n'
 
 
+@pytest.mark.parametrize('half', ['', '{lr: 1', 'train: [1', 'lr: 1\nlr: 1\n'])
+def test_half_written_options_do_not_keep_a_run_from_going_on(tmp_path, half):
+    (tmp_path / 'options.yml').write_text(half)
+    keep_options({'lr': 2}, str(tmp_path), 20)
+    assert (tmp_path / 'options.yml').read_text() == '{lr: 2}\n'
+
+
 def test_the_place_in_the_data_is_counted_in_samples(logged):
     sampler = EnlargedSampler(range(40), num_replicas=2, rank=0)
     state = {'place': {'samples': 16, 'epoch_size': 40}}
