@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import math
 import types
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
 import annotated_types as limits
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
 
 _WORDS = {
@@ -38,6 +39,28 @@ def Real(
 
 def _no_more_than_a_float(value: Any) -> Any:
     return 'too large' if isinstance(value, int) and abs(value) > 10**308 else value
+
+
+def _share(text: str) -> str:
+    try:
+        right = text.endswith('%') and 0 < float(text.removesuffix('%')) < math.inf
+    except ValueError:
+        right = False
+    if not right:
+        raise ValueError(f"must be iterations, a number above 0, or a share of total_iter such as '5%', not {text!r}")
+    return text
+
+
+def Duration() -> Any:
+    """A time in iterations, or as a share of the run: 2000, or 5%. See `in_iterations`."""
+    return Real(above=0) | Annotated[str, AfterValidator(_share)]
+
+
+def in_iterations(duration: float | str, total_iter: int) -> float:
+    """What a `Duration` is in a run of `total_iter` iterations."""
+    if isinstance(duration, str):
+        return float(duration.removesuffix('%')) / 100 * total_iter
+    return duration
 
 
 def _limits(**values: float | None) -> list[Any]:
