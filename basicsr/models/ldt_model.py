@@ -148,7 +148,8 @@ class LDTModel(MambaIRModel):
             for name in (*self.net.partition.stable, *self.net.partition.unstable):
                 parameters[name].requires_grad_(True)
             partition = broadcast(self._partition(net, self.train_loader, current_iter))
-        moved = self.net.repartition(partition, self.options.decay(partition, self.opt['train']['total_iter']))
+        moved = {*self.net.partition.stable_layers} ^ {*partition.stable_layers}
+        self.net.repartition(partition, self.options.decay(partition, self.opt['train']['total_iter']))
         self.net.wrap(self._wrapped)
         self.optimizer_g.param_groups[0]['params'] = self.trainable_parameters()
         self._statistics = None

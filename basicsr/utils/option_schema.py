@@ -180,13 +180,8 @@ class LDTSection(Section):
                 yield f'{group}_time', f'says the same as {group}_decay in another way; drop one of them (~)'
         alternating = given.get('strategy') == 'alternating'
         if alternating and 'exchange_every' in given:
-            yield (
-                'exchange_every',
-                (
-                    'belongs to strategy dual; with alternating the exchange is at the end of a turn: drop it (~), and see '
-                    'alternate_every'
-                ),
-            )
+            meant = 'strategy alternating exchanges at the end of a turn, see alternate_every'
+            yield 'exchange_every', f'belongs to strategy dual; drop it (~): {meant}'
         if not alternating and 'alternate_every' in given:
             yield 'alternate_every', 'belongs to strategy alternating; drop it (~), or set strategy: alternating'
 
@@ -250,13 +245,8 @@ class Train(Section):
             fastest, slowest = (in_iterations(time, total_iter) for time in both)
             if not shortest <= fastest <= slowest:
                 found = f'{fastest:g}' if fastest == slowest else f'{fastest:g} and {slowest:g}'
-                yield (
-                    f'ldt.{key}',
-                    (
-                        f'must be at least the {shortest} iterations from one exchange of a layer to the next, the fastest '
-                        f'first; it is {found} iterations'
-                    ),
-                )
+                needed = f'{shortest} iterations, from one exchange of a layer to the next, and the fastest comes first'
+                yield f'ldt.{key}', f'must be at least {needed}; it is {found} iterations'
 
 
 class Val(Section):

@@ -186,7 +186,7 @@ val:
         ('train.pixel_opt.eps=1', 'train.pixel_opt.eps: unknown option'),
         ('train.ldt.unstabel_ratio=0.4', "train.ldt.unstabel_ratio: unknown option; did you mean 'unstable_ratio'?"),
         ('train.ldt.warmup_iter=5', 'train.ldt.warmup_iter: not supported yet: 5; so far it must be 0'),
-        ('train.ldt.strategy=both', "train.ldt.strategy: must be dual, not 'both'"),
+        ('train.ldt.strategy=both', "train.ldt.strategy: must be dual or alternating, not 'both'"),
         ('val.val_freq=5.5', 'val.val_freq: must be a whole number of at least 1, not 5.5'),
         ('val={patchwise_testing: true, tile_size: 0}', 'val.tile_size: must be above 0 for patchwise_testing'),
         ('logger.wandb.project=a', 'logger.use_tb_logger: must be true for wandb'),
