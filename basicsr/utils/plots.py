@@ -141,14 +141,15 @@ def _check_scores(scores: Mapping[str, float], unstable: Collection[str]) -> tup
     return names, values
 
 
-def _scale_scores(axes: Axes, values: np.ndarray) -> None:
+def _scale_scores(axes: Axes, values: np.ndarray, axis: str = 'y') -> None:
     sizes = np.abs(values[values != 0])
     if not sizes.size:
         return
+    set_scale = getattr(axes, f'set_{axis}scale')
     if values.min() > 0:
-        axes.set_yscale('log')
+        set_scale('log')
     else:
-        axes.set_yscale('symlog', linthresh=10 ** np.floor(np.log10(sizes.min())), linscale=2)
+        set_scale('symlog', linthresh=10 ** np.floor(np.log10(sizes.min())), linscale=2)
 
 
 def _draw_threshold(axes: Axes, stable: np.ndarray, unstable: np.ndarray) -> None:
