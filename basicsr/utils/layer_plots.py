@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from basicsr.utils.plots import STABLE_COLOUR, UNSTABLE_COLOUR, _save, _scale_scores
 
@@ -75,9 +76,7 @@ def plot_head_ranks(
         path: Of the PNG file.
         title: Above the figure.
     """
-    figure, axes = _figure(
-        9.0, 1.5 + 0.26 * min(len(heads), 40), title, xlabel='percentile of the score, of all layers'
-    )
+    figure, axes = _figure(9.0, 1.5 + 0.26 * len(heads), title, xlabel='percentile of the score among all layers')
     shown = sorted(heads, key=percentiles.__getitem__)
     axes.axvline(50, color='0.35', lw=1, ls='--', zorder=0)
     axes.hlines(range(len(shown)), 0, [percentiles[head] for head in shown], color=HEAD_COLOUR, lw=1.2, alpha=0.5)
@@ -134,5 +133,8 @@ def plot_time_constants(
         axes.scatter(range(len(groups[group])), groups[group], s=14, c=colour, marker=marker, lw=0, label=group)
     axes.axhline(total_iter, color='0.35', lw=1, ls='--', zorder=0, label=f'the run: {total_iter:,} iterations')
     axes.set_yscale('log')
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter('{x:,.0f}'))
+    axes.yaxis.set_minor_formatter(NullFormatter())
     figure.legend(loc='outside upper right', ncols=3, frameon=False, fontsize=9)
     _save(figure, path, dpi=150)

@@ -286,7 +286,7 @@ def _warnings(section: type[Section], opt: dict, is_train: bool) -> Iterator[tup
     """What is allowed, and probably not what was meant."""
     own = opt['model_type'] in OWN_MODELS and opt['model_type'] != 'LDTModel'
     if is_train and own and _at(opt, ('train', 'ldt')):
-        yield ('train', 'ldt'), f'ignored: only LDTModel reads it, and model_type is {opt["model_type"]}'
+        yield ('train', 'ldt'), f'ignored in a training: only LDTModel reads it, and model_type is {opt["model_type"]}'
     yield from _doubtful(section, opt, ())
 
 

@@ -401,7 +401,7 @@ def test_training_needs_more_than_testing(file):
 
 def test_what_is_ignored_is_said(file, logged):
     parse(file, True, ['train.ldt.exchange_every=5'])
-    assert any('train.ldt: ignored: only LDTModel reads it' in text for text in logged.warnings())
+    assert any('train.ldt: ignored in a training: only LDTModel reads it' in text for text in logged.warnings())
     logged.clear()
     parse(file, True, ['train.ldt.exchange_every=5', 'model_type=LDTModel'])
     parse(file, False, ['train.ldt.exchange_every=5'])
