@@ -187,6 +187,19 @@ val:
         ('train.ldt.unstabel_ratio=0.4', "train.ldt.unstabel_ratio: unknown option; did you mean 'unstable_ratio'?"),
         ('train.ldt.warmup_iter=5', 'train.ldt.warmup_iter: not supported yet: 5; so far it must be 0'),
         ('train.ldt.strategy=both', "train.ldt.strategy: must be dual or alternating, not 'both'"),
+        (
+            'train.ldt.unstable_ratio=atuo',
+            "must be auto or a number above 0 and below 1, not 'atuo'; did you mean 'auto'",
+        ),
+        (
+            'train.ldt.stable_time=[10, 5]',
+            'stable_time: must be at least 10 iterations, from one exchange of a layer to',
+        ),
+        (
+            'train.ldt.fixed_time=0%',
+            'fixed_time: must be iterations, a number above 0, or a share of total_iter such as',
+        ),
+        ('train.ldt={strategy: alternating, fixed_time: 15}', 'fixed_time: must be at least 20 iterations, from one'),
         ('val.val_freq=5.5', 'val.val_freq: must be a whole number of at least 1, not 5.5'),
         ('val={patchwise_testing: true, tile_size: 0}', 'val.tile_size: must be above 0 for patchwise_testing'),
         ('logger.wandb.project=a', 'logger.use_tb_logger: must be true for wandb'),
