@@ -139,7 +139,8 @@ def test_reading_and_scoring_go_on_beside_the_network(folder, monkeypatch):
     threads = {}
 
     class Pictures(torch.utils.data.Dataset):
-        opt = {'name': 'near'}
+        def __init__(self):
+            self.opt = {'name': 'near'}
 
         def __len__(self):
             return 6
