@@ -108,7 +108,7 @@ def test_files(results, tmp_path):
 
 
 def test_files_that_are_no_results(tmp_path):
-    with pytest.raises(FileNotFoundError, match='basicsr/test.py'):
+    with pytest.raises(FileNotFoundError, match=r'basicsr/test\.py'):
         Results.load(tmp_path)
     for text in ('{', '[]', '{"networks": []}', '{"networks": [], "name": "a", "metrics": {}, "odd": 1}'):
         (tmp_path / 'results.json').write_text(text)
