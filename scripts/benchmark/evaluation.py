@@ -17,10 +17,10 @@ import cv2
 import numpy as np
 import torch
 from ldt_step import NETWORKS
-from measuring import line, machine, timed
 
 from basicsr.data import build_dataloader, build_dataset
 from basicsr.models import build_model
+from basicsr.utils.measuring import line, machine, timed
 
 METRIC = {'crop_border': 4, 'test_y_channel': True}
 
