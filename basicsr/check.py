@@ -15,6 +15,7 @@ import basicsr.models  # noqa: F401  registers what option files name
 from basicsr.archs import build_network
 from basicsr.data import build_dataloader, build_dataset
 from basicsr.data.data_sampler import EnlargedSampler
+from basicsr.models.head_first import head_of
 from basicsr.utils.checkpoint import find_weights, load_checkpoint, load_weights
 from basicsr.utils.option_check import check_options
 from basicsr.utils.option_file import load_options
@@ -76,6 +77,8 @@ def _check_network(opt: dict, mistakes: list[str]) -> list[str]:
             key = opt['path'].get('param_key_g', 'params')
             found = find_weights(load_checkpoint(weights), weights, key)
             load_weights(net, found, weights, opt['path'].get('strict_load_g', True))
+        if opt['is_train'] and opt['train'].get('head_first'):
+            head_of(net, opt['train']['head_first'])
     except Exception as error:  # networks of users raise anything
         mistakes.append(f'network_g: {_in_a_line(error)}')
         return []

@@ -168,7 +168,7 @@ class SWAD(Average):
         del self._seen[: -self.converged], self._pieces[: -self.converged]
         errors = [error for _, error in self._seen]
         if len(errors) == self.converged and all(errors[0] <= error < math.inf for error in errors):
-            self.limit = self.tolerance * sum(errors) / len(errors)
+            self.limit = max(self.tolerance * sum(errors) / len(errors), errors[0])  # a mean may be rounded down
             get_root_logger().info(
                 'SWAD: the averaged span begins at iteration %d, and ends where the loss stays above %g',
                 self._seen[0][0],
@@ -179,14 +179,14 @@ class SWAD(Average):
     def _look_for_the_end(self) -> None:
         last = self._seen[-self.patience :]
         if len(last) == self.patience and all(error > self.limit for _, error in last):
-            get_root_logger().info('SWAD: the averaged span ends before iteration %d', last[0][0])
+            get_root_logger().info('SWAD: the averaged span ends at iteration %d', self._seen[-self.patience - 1][0])
             del self._pieces[-self.patience :]
             self.needs_error = False
         self._forget()
 
     def _forget(self) -> None:
         """Merge the pieces that the span will not lose any more."""
-        del self._seen[: -self.patience]
+        del self._seen[: -self.patience - 1]
         keep = self.patience if self.needs_error else 0
         while len(self._pieces) > keep:
             piece = self._pieces.pop(0)

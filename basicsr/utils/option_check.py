@@ -276,7 +276,7 @@ def _needed_for_training(opt: dict) -> Iterator[tuple[Key, str]]:
     if _at(opt, ('train', 'swad')) is not None:
         needed['val.val_freq'] = 'train.swad goes by the loss in validation'
         if not _validation_sets(opt):
-            yield ('datasets', 'val'), 'missing; train.swad goes by the loss on it'
+            yield ('datasets', 'val'), 'train.swad goes by the loss on it'
     for path, message in needed.items():
         if _at(opt, tuple(path.split('.'))) is None:
             yield tuple(path.split('.')), message

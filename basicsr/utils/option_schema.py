@@ -250,7 +250,7 @@ class Train(Section):
         times = {'ema_time': given.get('ema_time'), 'head_first.iter': (given.get('head_first') or {}).get('iter')}
         lengths = {key: iterations(time, total) for key, time in times.items() if time is not None and total}
         if lengths.get('ema_time', 2) <= 1:
-            yield 'ema_time', f'must be above 1 iteration; {times["ema_time"]} is {lengths["ema_time"]:g}'
+            yield 'ema_time', f'must be above 1 iteration, and is {lengths["ema_time"]:g}'
         if not 1 <= round(lengths.get('head_first.iter', 1)) < (total or 2):
             last = round(lengths['head_first.iter'])
             yield 'head_first.iter', f'must be at least 1 and below total_iter, {total}, and is {last}'
