@@ -1,7 +1,7 @@
 """What is tested, selected and saved in place of the network that is trained: functions of its weights.
 
-`SRModel` holds at most one. (A moving average, `train.ema_decay`, is a network of its own, saved beside the trained one
-as in BasicSR.)
+`SRModel` holds at most one. A moving average, `train.ema_decay`, is none of them: it is a network of its own, saved
+beside the trained one as in BasicSR.
 """
 
 from __future__ import annotations
@@ -20,10 +20,13 @@ from basicsr.utils.logger import get_root_logger
 @contextmanager
 def weights_lent(net: nn.Module, weights: Iterable[Tensor] | None) -> Iterator[None]:
     """Inside, the parameters of `net` have the values `weights`, in their order; None leaves them as they are."""
+    if weights is None:
+        yield
+        return
     parameters = list(net.parameters())
     own = [parameter.data for parameter in parameters]
     try:
-        for parameter, value in zip(parameters, own if weights is None else weights, strict=True):
+        for parameter, value in zip(parameters, weights, strict=True):
             parameter.data = value
         yield
     finally:

@@ -187,7 +187,9 @@ class HeadFirst(Section):
 class SWAD(Section):
     """train.swad"""
 
-    converged: Whole(1) = option(3, 'The span begins with a validation that so many, itself included, do not improve.')
+    converged: Whole(1) = option(
+        3, 'The span begins with a validation on which those after it, so many with itself, do not improve.'
+    )
     patience: Whole(1) = option(6, 'The span ends before so many validations in a row whose losses are all too high.')
     tolerance: Real(least=1) = option(
         1.3, "Too high is above this times the mean loss of the span's first validations, as many as converged."
