@@ -11,6 +11,7 @@ import yaml
 from torch import nn
 
 from basicsr.models.averages import SWAD
+from basicsr.models.sr_model import SRModel
 from basicsr.train import train_pipeline
 from basicsr.utils.checkpoint import load_checkpoint, save_checkpoint
 from basicsr.utils.option_check import check_options
@@ -302,8 +303,6 @@ def test_averages_have_batch_statistics_of_their_own(pictures, tmp_path, pretrai
 
 
 def test_averages_and_the_head_need_the_step_of_this_project(pictures, tmp_path):
-    from basicsr.models.sr_model import SRModel
-
     class OwnStep(SRModel):
         def optimize_parameters(self, current_iter):
             pass
