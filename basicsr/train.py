@@ -303,6 +303,7 @@ class _Run:
             model._update_best_metric_result(_MEAN, metric, mean, self.current_iter)
             if model.best_metric_results[_MEAN][metric]['iter'] == self.current_iter:
                 self._try_to_save(lambda: model.save_weights('best'))
+        model.after_validation(self.current_iter)
 
     def save(self) -> bool:
         """Save weights and training state; a full disk is logged, and the run goes on. Returns whether it was saved."""
@@ -339,10 +340,9 @@ def _report(opt: dict, model: Any) -> None:
         networks['bicubic']['path'] = {'pretrain_network_g': None}
         if paths.get('pretrain_network_g'):
             networks['before'] = {}
-        key = 'params_ema' if opt['train'].get('ema_decay') else 'params'
-        networks['after'] = {'path': {'pretrain_network_g': checkpoint, 'param_key_g': key}}
-        table, crops = compare(opt, networks, paths['experiments_root'])
-        results.update({'table': os.path.join(paths['experiments_root'], 'table.md'), 'crops': crops})
+        networks['after'] = {'path': {'pretrain_network_g': checkpoint, 'param_key_g': model.param_key}}
+        table, files = compare(opt, networks, paths['experiments_root'])
+        results.update(files)
         logger.info('Cameras, before and after the training of %s:\n%s', opt['name'], table)
     lines = (f'  {name}: {os.path.relpath(path)}' for name, path in results.items() if path)
     logger.info('Results:\n%s', '\n'.join(lines))

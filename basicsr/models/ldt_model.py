@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import islice
 from typing import Any
 
 import cv2
@@ -15,12 +14,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import ldt
+from basicsr.data.data_sampler import endless
 from basicsr.models.mambair_model import MambaIRModel
 from basicsr.utils.dist_util import broadcast, master_only
 from basicsr.utils.logger import get_root_logger
 from basicsr.utils.option_check import check_section
-from basicsr.utils.option_schema import LDTSection
-from basicsr.utils.option_types import in_iterations
+from basicsr.utils.option_schema import NOT_WITH_LDT, LDTSection, is_asked_for
+from basicsr.utils.option_types import iterations
 from basicsr.utils.plots import plot_layer_scores
 from basicsr.utils.registry import MODEL_REGISTRY
 from ldt.restore import gradients_restored
@@ -47,7 +47,7 @@ class LDTOptions(LDTSection):
         if times is None:
             return (decay, 0.0) if group == 'fixed' else tuple(decay)
         both = [times, times] if group == 'fixed' else times
-        fastest, slowest = (in_iterations(time, total_iter) for time in both)
+        fastest, slowest = (iterations(time, total_iter) for time in both)
         try:
             return ldt.decay_of(fastest, slowest, self.exchange_interval(vars(self)))
         except ValueError as error:
@@ -59,15 +59,6 @@ class LDTOptions(LDTSection):
         if self.strategy == 'alternating':
             return ldt.AlternatingDecomposition(net, partition, decay, self.alternate_every)
         return ldt.LayerDecomposition(net, partition, decay, self.exchange_every)
-
-
-def _endless(loader: Any, epoch: int = 0) -> Iterator[Any]:
-    """Batches of one epoch after the other."""
-    while True:
-        if hasattr(loader.sampler, 'set_epoch'):
-            loader.sampler.set_epoch(epoch)
-        yield from loader
-        epoch += 1
 
 
 @MODEL_REGISTRY.register()
@@ -82,8 +73,6 @@ class LDTModel(MambaIRModel):
     net: ldt.Decomposition | None = None
     _lent = False
     """Whether `network_to_test` has lent the composite."""
-    statistics_batches = 50
-    """Training batches over which batch statistics of the composite are computed, in networks that have any."""
 
     @property
     def only_pixel_loss(self) -> bool:
@@ -91,8 +80,9 @@ class LDTModel(MambaIRModel):
 
     def init_training_settings(self) -> None:
         self.options = LDTOptions.from_section(self.opt['train'].get('ldt'))
-        if self.opt['train'].get('ema_decay'):
-            raise ValueError('train.ema_decay: the composite of LDT is a moving average already; leave it out')
+        for key, reason in NOT_WITH_LDT.items():
+            if is_asked_for(self.opt['train'], key):
+                raise ValueError(f'train.{key}: {reason}; leave it out')
         super().init_training_settings()
 
     def trainable_parameters(self) -> list[nn.Parameter]:
@@ -113,7 +103,7 @@ class LDTModel(MambaIRModel):
         with tqdm(total=count, desc='Score layers', unit='batch', leave=False, disable=None) as progress:
             scores = ldt.score_layers(
                 net,
-                _endless(train_loader, current_iter),
+                endless(train_loader, current_iter),
                 self._loss,
                 count,
                 options.criterion,
@@ -135,7 +125,6 @@ class LDTModel(MambaIRModel):
         self.optimizers, self.schedulers = [], []
         self.setup_optimizers()
         self.setup_schedulers()
-        self._statistics: tuple[int, list[Tensor]] | None = None
         self._losses: dict[str, float] = {}  # of each branch, the last
 
     def _wrapped(self, branch: nn.Module) -> nn.Module:
@@ -152,7 +141,6 @@ class LDTModel(MambaIRModel):
         self.net.repartition(partition, self.options.decay(partition, self.opt['train']['total_iter']))
         self.net.wrap(self._wrapped)
         self.optimizer_g.param_groups[0]['params'] = self.trainable_parameters()
-        self._statistics = None
         get_root_logger().info('LDT: split anew at iteration %d; %d layers changed sides', current_iter, len(moved))
         self._report_partition(current_iter)
 
@@ -241,7 +229,7 @@ class LDTModel(MambaIRModel):
             yield self.net.network
         else:
             with self.net.composite() as net:
-                self._recompute_statistics(net)
+                self.batch_statistics.put_into(net, self.train_loader, self.net.steps)
                 self._lent = True
                 try:
                     yield net
@@ -252,20 +240,6 @@ class LDTModel(MambaIRModel):
         """As every model's; the composite is made once, not for each picture."""
         with self.network_to_test():
             super().validation(dataloader, current_iter, tb_logger, save_img)
-
-    def _recompute_statistics(self, net: nn.Module) -> None:
-        """Give the composite its own batch statistics, once after each step; the primary's are of other weights."""
-        if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in net.modules()):
-            return
-        if self._statistics is None or self._statistics[0] != self.net.steps:
-            batches = islice(_endless(self.train_loader), self.statistics_batches)
-            torch.optim.swa_utils.update_bn((batch['lq'].to(self.device) for batch in batches), net)
-            if self.opt['dist']:  # each process has seen batches of its own
-                for buffer in net.buffers():
-                    torch.distributed.broadcast(buffer, 0)
-            self._statistics = self.net.steps, [buffer.clone() for buffer in net.buffers()]
-        for buffer, value in zip(net.buffers(), self._statistics[1], strict=True):
-            buffer.copy_(value)
 
     def save_weights(self, current_iter: int | str) -> None:
         with self.network_to_test():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import os
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -11,43 +11,36 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from basicsr.archs import build_network
 from basicsr.losses import build_loss
-from basicsr.metrics import calculate_metric, needs_ground_truth
-from basicsr.models.base_model import BaseModel
+from basicsr.models.averages import Average, build_average, resume_average, weights_lent
+from basicsr.models.batch_statistics import BatchStatistics
+from basicsr.models.head_first import HeadFirst
+from basicsr.models.picture_model import PictureModel
 from basicsr.models.self_ensemble import self_ensemble
 from basicsr.models.stepping import Stepper
 from basicsr.models.tiling import tile_options, tiled
 from basicsr.utils.checkpoint import load_weights
-from basicsr.utils.dist_util import all_gather, get_dist_info
-from basicsr.utils.img_util import imwrite, tensor2img
-from basicsr.utils.logger import get_root_logger
+from basicsr.utils.dist_util import all_gather
+from basicsr.utils.option_types import iterations
 from basicsr.utils.registry import MODEL_REGISTRY
 from ldt.restore import modes_and_buffers_restored
 
-_SHOWN_PICTURES = 4
-"""Pictures of each validation set that TensorBoard shows."""
-
 
 @MODEL_REGISTRY.register()
-class SRModel(BaseModel):
+class SRModel(PictureModel):
     """Train and test `network_g` on pairs.
 
     `val.patchwise_testing: true` tests pictures in tiles of `val.tile_size` with `val.tile_overlap`, and
     `val.selfensemble_testing: true` averages over a picture's eight flips and turns, each of which is cut into tiles.
-
-    Attributes:
-        lq, gt: The batch in hand, (N, C, H, W) and (N, C, H * scale, W * scale).
-        output: What the network made of it.
-        metric_results: After a validation: each metric, averaged over the pictures.
-        image_results: After a validation: (picture's name, its metrics) in the data set's order.
     """
 
     always_tiled = False
     """Whether pictures are cut into tiles without `val.patchwise_testing`, too."""
+
+    average: Average | None = None
+    """What is tested and saved in place of the trained weights; a moving average is `net_g_ema` instead."""
 
     @property
     def only_pixel_loss(self) -> bool:
@@ -60,7 +53,6 @@ class SRModel(BaseModel):
         self.net_g = self.model_to_device(self._laid_out(build_network(opt['network_g'])))
         self.print_network(self.net_g)
         self._load_pretrained(self.net_g)
-        self.image_results: list[tuple[str, dict[str, float]]] = []
         if self.is_train:
             self.init_training_settings()
 
@@ -83,8 +75,9 @@ class SRModel(BaseModel):
         self.stepper = Stepper(options, self.device)
         self.accumulate = options.get('accumulate') or 1
         self.trained = self.compiled(self.net_g)
+        self.batch_statistics = BatchStatistics(self.device)
         self._buffers: list[tuple[Tensor, Tensor]] = []
-        self.ema_decay = options.get('ema_decay') or 0
+        self._init_strategy()
         if self.ema_decay > 0:
             self.net_g_ema = copy.deepcopy(self.get_bare_model(self.net_g)).requires_grad_(False).eval()
             self._load_pretrained(self.net_g_ema, 'params_ema')
@@ -94,6 +87,27 @@ class SRModel(BaseModel):
             raise ValueError('train.pixel_opt: missing; training needs a loss, for example {type: L1Loss}')
         self.setup_optimizers()
         self.setup_schedulers()
+        self._choose_trained(1)
+
+    def _init_strategy(self) -> None:
+        """Which layers train when, and what is published."""
+        options, net = self.opt['train'], self.get_bare_model(self.net_g)
+        for key in ('head_first', 'swad', 'wise_ft'):
+            if options.get(key) is not None and not self.only_pixel_loss:
+                raise ValueError(f'train.{key}: {type(self).__name__} has a step of its own, which does not know it')
+        self.head_first = None
+        if options.get('head_first') is not None:
+            self.head_first = HeadFirst(options['head_first'], options['total_iter'], net)
+        self.average, self._errors = build_average(self.opt, net), []
+        self.ema_decay = options.get('ema_decay') or 0
+        if options.get('ema_time'):
+            self.ema_decay = 1 - 1 / iterations(options['ema_time'], options['total_iter'])
+
+    def _choose_trained(self, current_iter: int) -> None:
+        """Freeze and free what the iteration wants; wrappers count on what trains, and are made anew."""
+        if self.head_first is not None and self.head_first.choose(current_iter):
+            self.net_g = self.model_to_device(self.get_bare_model(self.net_g))
+            self.trained = self.compiled(self.net_g)
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.net_g.parameters() if parameter.requires_grad]
@@ -152,9 +166,14 @@ class SRModel(BaseModel):
         return taken
 
     def optimize_parameters(self, current_iter: int) -> None:
+        self._choose_trained(current_iter)
         self.optimizer_g.zero_grad()
-        if self.take_step({'l_pix': self.back_propagate(self.trained)}) and self.ema_decay > 0:
+        if not self.take_step({'l_pix': self.back_propagate(self.trained)}):
+            return
+        if self.ema_decay > 0:
             self.model_ema(self.ema_decay)
+        if self.average is not None:
+            self.average.update(list(self.get_bare_model(self.net_g).parameters()))
 
     @torch.no_grad()
     def model_ema(self, decay: float = 0.999) -> None:
@@ -166,10 +185,20 @@ class SRModel(BaseModel):
 
     @contextmanager
     def network_to_test(self) -> Iterator[nn.Module]:
-        """Lend the network that is tested and published, in evaluation mode: the moving average where there is one."""
+        """Lend the network that is tested and published, in evaluation mode: an average where there is one."""
         if hasattr(self, 'net_g_ema'):
             yield self.net_g_ema
             return
+        net = self.get_bare_model(self.net_g)
+        weights = self.average and self.average.weights(list(net.parameters()))
+        with self.trained_network(), weights_lent(net, weights):
+            if weights is not None:
+                self.batch_statistics.put_into(net, self.train_loader, self.average.version)
+            yield net
+
+    @contextmanager
+    def trained_network(self) -> Iterator[nn.Module]:
+        """Lend the network as it is trained, in evaluation mode."""
         net = self.get_bare_model(self.net_g)
         with modes_and_buffers_restored(net):
             yield net.eval()
@@ -182,102 +211,41 @@ class SRModel(BaseModel):
     def test(self) -> None:
         """Fill `output` from `lq`."""
         with self.network_to_test() as net:
-            infer = partial(
-                tiled, partial(self.infer, net), scale=self.opt.get('scale', 1),
-                tile=self.tile_size, overlap=self.tile_overlap,
-            )  # fmt: skip
-            ensemble = (self.opt.get('val') or {}).get('selfensemble_testing')
-            self.output = self_ensemble(infer, self.lq) if ensemble else infer(self.lq)
+            self.output = self._restored_by(net)
 
-    def dist_validation(self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool) -> None:
-        """Validate every so manieth picture in each process; all of them have the results of all pictures."""
-        dataset, (rank, processes) = dataloader.dataset, get_dist_info()
-        share = DataLoader(
-            dataset, 1, sampler=range(rank, len(dataset), processes), num_workers=dataloader.num_workers,
-            generator=torch.Generator(),
+    def _restored_by(self, net: nn.Module) -> Tensor:
+        infer = partial(
+            tiled, partial(self.infer, net), scale=self.opt.get('scale', 1),
+            tile=self.tile_size, overlap=self.tile_overlap,
         )  # fmt: skip
-        results = all_gather(self._validate_pictures(share, current_iter, tb_logger, save_img))
-        in_order = [images[index] for index in range(len(results[0])) for images in results if index < len(images)]
-        self._conclude_validation(in_order, dataset.opt['name'], current_iter, tb_logger)
+        ensemble = (self.opt.get('val') or {}).get('selfensemble_testing')
+        return self_ensemble(infer, self.lq) if ensemble else infer(self.lq)
 
-    def nondist_validation(self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool) -> None:
-        images = self._validate_pictures(dataloader, current_iter, tb_logger, save_img)
-        self._conclude_validation(images, dataloader.dataset.opt['name'], current_iter, tb_logger)
+    @torch.no_grad()
+    def _note_error(self, dataset_name: str) -> None:
+        """Keep the trained network's loss on the picture in hand, where the average goes by it."""
+        if self.average is None or not self.average.needs_error:
+            return
+        if self.gt is None:
+            raise ValueError(f'{self.average.option}: goes by the loss in validation, and {dataset_name} gives no gt')
+        output, net = self.output, self.get_bare_model(self.net_g)
+        if self.average.weights(list(net.parameters())) is not None:
+            with self.trained_network():
+                output = self._restored_by(net)
+        self._errors.append(self.cri_pix(output.float(), self.gt).item())
 
-    def _validate_pictures(
-        self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool
-    ) -> list[tuple[str, dict[str, float]]]:
-        dataset_name, val = dataloader.dataset.opt['name'], self.opt.get('val') or {}
-        metrics, results = val.get('metrics') or {}, []
-        quiet = None if val.get('pbar', True) and self.opt['rank'] == 0 else True  # None: where there is no terminal
-        for val_data in tqdm(dataloader, desc=f'Validate {dataset_name}', unit='image', leave=False, disable=quiet):
-            img_name = os.path.splitext(os.path.basename(val_data['lq_path'][0]))[0]
-            self.feed_data(val_data)
-            self.test()
-            visuals = self.get_current_visuals()
-            sr_img = tensor2img([visuals['result']])
-            if save_img:
-                imwrite(sr_img, self._image_path(dataset_name, img_name, current_iter))
-            if tb_logger and len(results) < _SHOWN_PICTURES:
-                picture = visuals['result'][0].float().clamp(0, 1)
-                tb_logger.add_image(f'{dataset_name}/{img_name}', picture, current_iter)
-            pair = {'img': sr_img}
-            if 'gt' in visuals:
-                pair['img2'] = tensor2img([visuals['gt']])
-            results.append((img_name, self._scores(pair, metrics)))
-            self.lq = self.gt = self.output = None
-        return results
-
-    def _scores(self, pair: dict[str, Any], metrics: dict[str, dict]) -> dict[str, float]:
-        """Metrics of one picture; without ground truth, those that need none."""
-        return {
-            name: calculate_metric(pair, content)
-            for name, content in metrics.items()
-            if 'img2' in pair or not needs_ground_truth(content)
-        }
-
-    def _conclude_validation(
-        self, images: list[tuple[str, dict[str, float]]], dataset_name: str, current_iter: int | str, tb_logger: Any
-    ) -> None:
-        self.image_results, self.metric_results = images, {}
-        measured = images[0][1] if images else {}
-        if measured:
-            self.metric_results = {name: sum(scores[name] for _, scores in images) / len(images) for name in measured}
-            self._initialize_best_metric_results(dataset_name)
-            for name, value in self.metric_results.items():
-                self._update_best_metric_result(dataset_name, name, value, current_iter)
-            self._log_validation_metric_values(current_iter, dataset_name, tb_logger)
-
-    def _image_path(self, dataset_name: str, img_name: str, current_iter: int | str) -> str:
-        folder = self.opt['path']['visualization']
-        if self.is_train:
-            return os.path.join(folder, img_name, f'{img_name}_{current_iter}.png')
-        suffix = (self.opt.get('val') or {}).get('suffix')
-        return os.path.join(folder, dataset_name, f'{img_name}_{suffix or self.opt["name"]}.png')
-
-    def _log_validation_metric_values(self, current_iter: int | str, dataset_name: str, tb_logger: Any) -> None:
-        best = self.best_metric_results[dataset_name]
-        parts = []
-        for name, value in self.metric_results.items():
-            parts.append(f'{name} {value:.4f}')
-            if self.is_train:
-                parts[-1] += f' (best {best[name]["val"]:.4f} at {best[name]["iter"]})'
-            if tb_logger:
-                tb_logger.add_scalar(f'metrics/{dataset_name}/{name}', value, current_iter)
-        get_root_logger().info('Validation %s: %s', dataset_name, ', '.join(parts))
-
-    def get_current_visuals(self) -> dict[str, Tensor]:
-        visuals = {'lq': self.lq.detach().cpu(), 'result': self.output.detach().cpu()}
-        if getattr(self, 'gt', None) is not None:
-            visuals['gt'] = self.gt.detach().cpu()
-        return visuals
+    def after_validation(self, current_iter: int) -> None:
+        if self.average is not None:
+            errors, self._errors = [error for share in all_gather(self._errors) for error in share], []
+            self.average.after_validation(current_iter, sum(errors) / len(errors) if errors else math.nan)
 
     def save_weights(self, current_iter: int | str) -> None:
         """Write the network that was validated to `models/net_g_<current_iter>.pth`; -1 is `latest`."""
         if hasattr(self, 'net_g_ema'):
             self.save_network([self.net_g, self.net_g_ema], 'net_g', current_iter, param_key=['params', 'params_ema'])
         else:
-            self.save_network(self.net_g, 'net_g', current_iter)
+            with self.network_to_test() as net:
+                self.save_network(net, 'net_g', current_iter)
 
     def save(self, epoch: int, current_iter: int | str) -> None:
         self.save_weights(current_iter)
@@ -285,7 +253,10 @@ class SRModel(BaseModel):
 
     def training_state(self) -> dict[str, Any]:
         state = {**super().training_state(), 'stepper': self.stepper.state_dict()}
-        return {**state, 'networks': {name: self.get_bare_model(net).state_dict() for name, net in self._networks()}}
+        state['networks'] = {name: self.get_bare_model(net).state_dict() for name, net in self._networks()}
+        if self.average is not None:
+            state['average'] = {'option': self.average.option, 'average': self.average.state_dict()}
+        return state
 
     def _networks(self) -> list[tuple[str, nn.Module]]:
         """The networks whose weights are part of the training state."""
@@ -295,6 +266,7 @@ class SRModel(BaseModel):
         if 'ldt' in resume_state and not hasattr(self, 'net'):
             raise ValueError('the training state is that of an LDTModel: it holds two branches')
         self._resume_networks(resume_state)
+        resume_average(self.average, resume_state.get('average'), self.device)
         if 'stepper' in resume_state:
             self.stepper.load_state_dict(resume_state['stepper'])
         super().resume_training(resume_state)

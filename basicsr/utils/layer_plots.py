@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from basicsr.utils.plots import STABLE_COLOUR, UNSTABLE_COLOUR, _save, _scale_scores
+from basicsr.utils.plots import STABLE_COLOUR, UNSTABLE_COLOUR, save_figure, scale_scores
 
 HEAD_COLOUR = '#009E73'  # bluish green of Okabe and Ito's set
 _MARKERS = ((False, 'stable', STABLE_COLOUR, 'o'), (True, 'unstable', UNSTABLE_COLOUR, '^'))
@@ -56,13 +56,13 @@ def plot_scores_by_kind(
             mask = is_unstable == wanted
             axes.scatter(values[mask], heights[mask], s=12, c=colour, marker=marker, lw=0, alpha=0.7)
         axes.vlines(np.median(values), row - 0.36, row + 0.36, color='0.2', lw=1.5)
-    _scale_scores(axes, np.array(list(scores.values())), 'x')
+    scale_scores(axes, np.array(list(scores.values())), 'x')
     axes.set_yticks(range(len(rows)), [f'{kind} ({len(by_kind[kind])})' for kind in rows], fontsize=8)
     axes.set_ylim(-0.7, len(rows) - 0.3)
     for _, label, colour, marker in _MARKERS:
         axes.scatter([], [], s=20, c=colour, marker=marker, lw=0, label=label)
     figure.legend(loc='outside upper right', ncols=2, frameon=False, fontsize=9)
-    _save(figure, path, dpi=150)
+    save_figure(figure, path, dpi=150)
 
 
 def plot_head_ranks(
@@ -83,7 +83,7 @@ def plot_head_ranks(
     axes.scatter([percentiles[head] for head in shown], range(len(shown)), s=30, c=HEAD_COLOUR, lw=0)
     axes.set_yticks(range(len(shown)), shown, fontsize=8, family='monospace')
     axes.set(xlim=(0, 101), ylim=(-0.7, len(shown) - 0.3))
-    _save(figure, path, dpi=150)
+    save_figure(figure, path, dpi=150)
 
 
 def plot_halves(
@@ -113,7 +113,7 @@ def plot_halves(
         axes.scatter(ranks[0][mask], ranks[1][mask], s=14, c=colour, marker=marker, lw=0, label=label)
     axes.legend(title=f"Spearman's correlation {correlation:.3f}", loc='upper left', frameon=False, fontsize=9)
     axes.set_aspect('equal')
-    _save(figure, path, dpi=150)
+    save_figure(figure, path, dpi=150)
 
 
 def plot_time_constants(
@@ -137,4 +137,4 @@ def plot_time_constants(
     axes.yaxis.set_major_formatter(StrMethodFormatter('{x:,.0f}'))
     axes.yaxis.set_minor_formatter(NullFormatter())
     figure.legend(loc='outside upper right', ncols=3, frameon=False, fontsize=9)
-    _save(figure, path, dpi=150)
+    save_figure(figure, path, dpi=150)

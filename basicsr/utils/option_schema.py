@@ -13,12 +13,27 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator
 
 from basicsr.utils.option_choices import NameOf, chosen_section
-from basicsr.utils.option_types import Belongs, Duration, List, NotYet, Real, Section, Whole, in_iterations, option
+from basicsr.utils.option_types import Belongs, List, NotYet, Real, Section, Share, Time, Whole, iterations, option
 
 OWN_MODELS = ('SRModel', 'SwinIRModel', 'MambaIRModel', 'LDTModel')
 """Models whose keys are all in this file; others may read more of `train`, `val`, `path` and the top level."""
 OWN_DATASETS = ('PairedImageDataset', 'SingleImageDataset')
 """Data sets whose keys are all in this file; others may read more of their section."""
+
+NOT_WITH_LDT = {
+    'ema_decay': 'the composite of LDT is a moving average already',
+    'ema_time': 'the composite of LDT is a moving average already',
+    'swad': 'the composite of LDT is an average already',
+    'wise_ft': 'the composite of LDT is held near the pre-trained network already',
+    'head_first': 'LDT chooses what trains; train.ldt.criterion: prefix splits off a head',
+}
+"""Keys of `train` that LDTModel refuses, and why."""
+
+
+def is_asked_for(train: Mapping[str, Any], key: str) -> bool:
+    """Whether the section `train` asks for this average or strategy; `ema_decay: 0` does not."""
+    return train.get(key) is not None and (key, train[key]) != ('ema_decay', 0)
+
 
 Network = chosen_section('arch')
 Loss = chosen_section('loss')
@@ -42,7 +57,7 @@ def _decay(values: list[float]) -> list[float]:
 
 FolderName = Annotated[str, AfterValidator(_folder_name)]
 Decay = Annotated[List(Real(least=0), 2, 2), AfterValidator(_decay)]
-Times = List(Duration(), 2, 2)
+Times = List(Time, 2, 2)
 
 
 class IOBackend(Section):
@@ -131,6 +146,20 @@ class Path(Section):
     output_root: str = option(None, 'Folder of experiments/, results/ and tb_logger/. Default: the project.')
 
 
+class Compared(Section):
+    """compare.<label>"""
+
+    pretrain_network_g: str = option(None, 'Its weights.')
+    param_key_g: str = option('params', 'Which weights of the file.')
+    strict_load_g: bool = option(True, 'Refuse weights that do not fit the network exactly.')
+    network_g: Network = option(None, 'The network and its arguments. Default: that of the file.')
+
+    @classmethod
+    def rules(cls, given: dict[str, Any]) -> Iterator[tuple[str, str]]:
+        if not given.get('pretrain_network_g') and not given.get('network_g'):
+            yield 'pretrain_network_g', 'missing; name weights, a network_g, or both'
+
+
 class LDTSection(Section):
     """train.ldt"""
 
@@ -166,7 +195,7 @@ class LDTSection(Section):
         None, 'In place of stable_decay: time constants, fastest and slowest, in iterations or as 5% of the run.'
     )
     unstable_time: Times = option(None, 'In place of unstable_decay: time constants, fastest and slowest.')
-    fixed_time: Duration() = option(None, 'In place of fixed_decay: the time constant of all layers.')
+    fixed_time: Time = option(None, 'In place of fixed_decay: the time constant of all layers.')
 
     @classmethod
     def rules(cls, given: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -178,12 +207,6 @@ class LDTSection(Section):
         for group in ('stable', 'unstable', 'fixed'):
             if f'{group}_time' in given and f'{group}_decay' in given:
                 yield f'{group}_time', f'says the same as {group}_decay in another way; drop one of them (~)'
-        alternating = given.get('strategy') == 'alternating'
-        if alternating and 'exchange_every' in given:
-            meant = 'strategy alternating exchanges at the end of a turn, see alternate_every'
-            yield 'exchange_every', f'belongs to strategy dual; drop it (~): {meant}'
-        if not alternating and 'alternate_every' in given:
-            yield 'alternate_every', 'belongs to strategy alternating; drop it (~), or set strategy: alternating'
 
     @classmethod
     def exchange_interval(cls, given: Mapping[str, Any]) -> int:
@@ -191,6 +214,25 @@ class LDTSection(Section):
         if given.get('strategy') == 'alternating':
             return 2 * given.get('alternate_every', 10)
         return given.get('exchange_every', 10)
+
+
+class HeadFirst(Section):
+    """train.head_first"""
+
+    iter: Whole(1) | Share = option(..., 'Iterations in which the head trains alone.')
+    prefixes: List(str, 1) | str = option(..., 'The head: layers whose names begin like this.')
+
+
+class SWAD(Section):
+    """train.swad"""
+
+    converged: Whole(1) = option(
+        3, 'The span begins with a validation on which those after it, so many with itself, do not improve.'
+    )
+    patience: Whole(1) = option(6, 'The span ends before so many validations in a row whose losses are all too high.')
+    tolerance: Real(least=1) = option(
+        1.3, "Too high is above this times the mean loss of the span's first validations, as many as converged."
+    )
 
 
 class Train(Section):
@@ -203,6 +245,14 @@ class Train(Section):
     ema_decay: Real(least=0, below=1) = option(
         0, 'Decay of a moving average of the weights, which is then what is tested; 0: none. Not with LDTModel.'
     )
+    ema_time: Time = option(None, 'The same by its time constant, above 1 iteration: ema_decay = 1 - 1 / ema_time.')
+    swad: SWAD = option(
+        None, "SWAD: test the mean of the weights after every step of a span that the validation sets' loss chooses."
+    )
+    wise_ft: Real(least=0, most=1) = option(
+        None, 'WiSE-FT: test (1 - wise_ft) * pre-trained + wise_ft * fine-tuned weights.'
+    )
+    head_first: HeadFirst = option(None, 'LP-FT: the head trains alone first, then everything.')
     optim_g: Optimizer = option(None, 'The optimizer, one of torch.optim, and its arguments.')
     scheduler: Scheduler = option(None, 'How the learning rate falls. Default: it stays.')
     pixel_opt: Loss = option(None, 'The loss and its arguments.')
@@ -232,6 +282,20 @@ class Train(Section):
             if isinstance(values, list) and isinstance(weights, list) and len(values) != len(weights):
                 message = f'must have as many numbers as {key}, {len(values)}, not {len(weights)}'
                 yield 'scheduler.restart_weights', message
+        yield from cls._strategy_rules(given, given.get('total_iter'))
+
+    @staticmethod
+    def _strategy_rules(given: dict[str, Any], total: int | None) -> Iterator[tuple[str, str]]:
+        averages = [key for key in ('ema_decay', 'ema_time', 'swad', 'wise_ft') if is_asked_for(given, key)]
+        for key in averages[1:]:
+            yield key, f'not with {averages[0]}: each chooses what is tested and saved; drop one of them'
+        times = {'ema_time': given.get('ema_time'), 'head_first.iter': (given.get('head_first') or {}).get('iter')}
+        lengths = {key: iterations(time, total) for key, time in times.items() if time is not None and total}
+        if lengths.get('ema_time', 2) <= 1:
+            yield 'ema_time', f'must be above 1 iteration, and is {lengths["ema_time"]:g}'
+        if not 1 <= round(lengths.get('head_first.iter', 1)) < (total or 2):
+            last = round(lengths['head_first.iter'])
+            yield 'head_first.iter', f'must be at least 1 and below total_iter, {total}, and is {last}'
 
     @staticmethod
     def _time_rules(given: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -242,7 +306,7 @@ class Train(Section):
             if times is None or not total_iter:
                 continue
             both = times if isinstance(times, list) else [times, times]
-            fastest, slowest = (in_iterations(time, total_iter) for time in both)
+            fastest, slowest = (iterations(time, total_iter) for time in both)
             if not shortest <= fastest <= slowest:
                 found = f'{fastest:g}' if fastest == slowest else f'{fastest:g} and {slowest:g}'
                 needed = f'{shortest} iterations, from one exchange of a layer to the next, and the fastest comes first'
@@ -326,6 +390,7 @@ class Options(Section):
     datasets: dict[str, Dataset] = option(..., 'Data sets: train; val, val_1, …; test, test_1, ….')
     network_g: Network = option(..., 'The network and its arguments.')
     path: Path = option(None, 'Weights, training states, output.')
+    compare: dict[str, Compared] = option(None, 'Testing, by label: networks to stand beside this one in the tables.')
     train: Train = option(None, 'Training.')
     val: Val = option(None, 'Validation and testing.')
     logger: Logger = option(None, 'Logs and checkpoints.')
@@ -360,8 +425,13 @@ class Options(Section):
         if best and best not in metrics:
             known = ', '.join(map(str, metrics)) or 'there are none'
             yield 'logger.save_best', f'{best!r} is none of val.metrics: {known}'
-        if given.get('model_type') == 'LDTModel' and (given.get('train') or {}).get('ema_decay'):
-            yield 'train.ema_decay', 'the composite of LDT is a moving average already; leave it out'
+        for label in given.get('compare') or {}:
+            if '/' in label or label == given.get('name'):
+                yield f'compare.{label}', 'is a label in tables and file names: no slash, and not the name of the test'
+        train = given.get('train') or {}
+        for key, reason in NOT_WITH_LDT.items() if given.get('model_type') == 'LDTModel' else ():
+            if is_asked_for(train, key):
+                yield f'train.{key}', f'{reason}; leave it out'
 
 
 NEEDED_FOR_TRAINING = {

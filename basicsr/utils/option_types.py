@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-import math
 import types
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
 import annotated_types as limits
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 from pydantic.fields import FieldInfo
 
 _WORDS = {
@@ -41,28 +40,6 @@ def _no_more_than_a_float(value: Any) -> Any:
     return 'too large' if isinstance(value, int) and abs(value) > 10**308 else value
 
 
-def _share(text: str) -> str:
-    try:
-        right = text.endswith('%') and 0 < float(text.removesuffix('%')) < math.inf
-    except ValueError:
-        right = False
-    if not right:
-        raise ValueError(f"must be iterations, a number above 0, or a share of total_iter such as '5%', not {text!r}")
-    return text
-
-
-def Duration() -> Any:
-    """A time in iterations, or as a share of the run: 2000, or 5%. See `in_iterations`."""
-    return Real(above=0) | Annotated[str, AfterValidator(_share)]
-
-
-def in_iterations(duration: float | str, total_iter: int) -> float:
-    """What a `Duration` is in a run of `total_iter` iterations."""
-    if isinstance(duration, str):
-        return float(duration.removesuffix('%')) / 100 * total_iter
-    return duration
-
-
 def _limits(**values: float | None) -> list[Any]:
     return [getattr(limits, name)(value) for name, value in values.items() if value is not None]
 
@@ -70,6 +47,29 @@ def _limits(**values: float | None) -> list[Any]:
 def List(item: Any, least: int | None = None, most: int | None = None) -> Any:
     """Lists of so many items."""
     return Annotated[list[item], limits.Len(least or 0, most)] if least or most else list[item]
+
+
+@dataclass(frozen=True)
+class Said:
+    """Marks a type that `in_words` would call by too plain a name."""
+
+    one: str
+    several: str
+
+
+_PERCENT = r'^([0-9]{0,6}[1-9][0-9]{0,6}(\.[0-9]{1,9})?|[0-9]{1,6}\.[0-9]{0,9}[1-9][0-9]{0,9}) ?%$'
+Share = Annotated[
+    str,
+    StringConstraints(pattern=_PERCENT),
+    Said('a share of train.total_iter such as 5%', 'shares of train.total_iter such as 5%'),
+]
+Time = Real(least=1) | Share
+"""A length of time: so many iterations, or a share of the run. `iterations` makes a number of it."""
+
+
+def iterations(time: float | str, total_iter: int) -> float:
+    """A `Time` in iterations, which need not be whole: 5% of 10 is 0.5."""
+    return float(time.removesuffix('%')) / 100 * total_iter if isinstance(time, str) else float(time)
 
 
 @dataclass(frozen=True, init=False)
@@ -200,7 +200,8 @@ def in_words(annotation: Any, metadata: Iterable[Any] = (), many: bool = False) 
         return _list_in_words(arguments[0] if arguments else Any, metadata)
     if is_section(annotation) or sections_by_name(annotation) or dict in (annotation, origin):
         return 'a section (`key: value` lines)'
-    one, several = _WORDS.get(annotation, ('anything', 'values'))
+    said = next((data for data in metadata if isinstance(data, Said)), None)
+    one, several = (said.one, said.several) if said else _WORDS.get(annotation, ('anything', 'values'))
     return (several if many else one) + _interval(metadata)
 
 

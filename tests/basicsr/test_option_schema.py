@@ -197,7 +197,7 @@ val:
         ),
         (
             'train.ldt.fixed_time=0%',
-            'fixed_time: must be iterations, a number above 0, or a share of total_iter such as',
+            'fixed_time: must be a number of at least 1 or a share of train.total_iter such as',
         ),
         ('train.ldt={strategy: alternating, fixed_time: 15}', 'fixed_time: must be at least 20 iterations, from one'),
         ('val.val_freq=5.5', 'val.val_freq: must be a whole number of at least 1, not 5.5'),
@@ -419,6 +419,11 @@ def test_what_is_ignored_is_said(file, logged):
     parse(file, True, ['train.ldt.exchange_every=5', 'model_type=LDTModel'])
     parse(file, False, ['train.ldt.exchange_every=5'])
     assert not logged.warnings()
+    parse(file, True, ['train.ldt={exchange_every: 5, strategy: alternating}', 'model_type=LDTModel'])
+    assert 'train.ldt.exchange_every: without effect: it belongs to strategy dual' in logged.warnings()[0]
+    logged.clear()
+    parse(file, True, ['train.ldt.alternate_every=5', 'model_type=LDTModel'])
+    assert 'train.ldt.alternate_every: without effect: it belongs to strategy alternating' in logged.warnings()[0]
     assert 'train.ema_decay: the composite of LDT is' in mistakes(
         file, True, ['model_type=LDTModel', 'train.ema_decay=0.9']
     )
