@@ -20,7 +20,7 @@ from basicsr.metrics import calculate_metric, needs_ground_truth
 from basicsr.models.base_model import BaseModel
 from basicsr.models.self_ensemble import self_ensemble
 from basicsr.models.stepping import Stepper
-from basicsr.models.tiling import tile_options, tiled
+from basicsr.models.tiling import Tiling
 from basicsr.utils.checkpoint import load_weights
 from basicsr.utils.dist_util import all_gather, get_dist_info
 from basicsr.utils.img_util import imwrite, tensor2img
@@ -36,8 +36,9 @@ _SHOWN_PICTURES = 4
 class SRModel(BaseModel):
     """Train and test `network_g` on pairs.
 
-    `val.patchwise_testing: true` tests pictures in tiles of `val.tile_size` with `val.tile_overlap`, and
-    `val.selfensemble_testing: true` averages over a picture's eight flips and turns, each of which is cut into tiles.
+    `val.patchwise_testing: true` tests pictures in tiles of `val.tile_size` with `val.tile_overlap`, stitched as
+    `val.tile_mode` says, and `val.selfensemble_testing: true` averages over a picture's eight flips and turns, each of
+    which is cut into tiles. Where memory runs out, tiles become smaller, see `Tiling`.
 
     Attributes:
         lq, gt: The batch in hand, (N, C, H, W) and (N, C, H * scale, W * scale).
@@ -56,7 +57,7 @@ class SRModel(BaseModel):
 
     def __init__(self, opt: dict) -> None:
         super().__init__(opt)
-        self.tile_size, self.tile_overlap = tile_options(opt.get('val') or {}, self.always_tiled)
+        self.tiling = Tiling.from_options(opt.get('val') or {}, self.always_tiled)
         self.net_g = self.model_to_device(self._laid_out(build_network(opt['network_g'])))
         self.print_network(self.net_g)
         self._load_pretrained(self.net_g)
@@ -182,10 +183,7 @@ class SRModel(BaseModel):
     def test(self) -> None:
         """Fill `output` from `lq`."""
         with self.network_to_test() as net:
-            infer = partial(
-                tiled, partial(self.infer, net), scale=self.opt.get('scale', 1),
-                tile=self.tile_size, overlap=self.tile_overlap,
-            )  # fmt: skip
+            infer = partial(self.tiling.run, partial(self.infer, net), scale=self.opt.get('scale', 1))
             ensemble = (self.opt.get('val') or {}).get('selfensemble_testing')
             self.output = self_ensemble(infer, self.lq) if ensemble else infer(self.lq)
 
