@@ -51,7 +51,7 @@ def _zip(path: str | os.PathLike, size: int) -> str | None:
     """A checkpoint of torch is a zip archive, too: with `<name>/data.pkl`, and of a program more than that."""
     if not zipfile.is_zipfile(path):
         return (
-            f'it begins as a checkpoint and its end is missing: {sizeof_fmt(size)} of it are there; download it again'
+            f'it is truncated or damaged: its end is missing, {sizeof_fmt(size)} are there; download or save it again'
         )
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
