@@ -62,7 +62,7 @@ def network_options(weights: dict[str, Tensor], path: str | os.PathLike) -> dict
             _log_what_is_taken(options, path)
             return options
         nearest = nearest or (options, misfits)
-    raise ValueError(f'{path} holds weights of no network that is known here: {_what_they_are(weights, nearest)}')
+    raise ValueError(f'{path} fits no network that is known here: it holds {_what_they_are(weights, nearest)}')
 
 
 def load_network_weights(
@@ -78,13 +78,18 @@ def load_network_weights(
     try:
         return load_weights(net, weights, path, strict)
     except ValueError as error:
-        raise ValueError(f'{error}\nThe file holds {_compared(net, weights)}') from error
+        found = next(_candidates(weights), None)
+        if found and not _misfits(found, weights):
+            beside = f'{path} does not fit the network {type(net).__name__} of network_g'
+            raise ValueError(f'{beside}: the file holds {_compared(net, found)}') from error
+        nearest = found and (found, _misfits(found, weights))
+        raise ValueError(f'{error}\nThe file holds {_what_they_are(weights, nearest)}') from error
 
 
 def describe(options: dict) -> str:
-    """A network in words: 'MambaIR for classical super-resolution x4 (embed_dim 180, …)'."""
+    """A network in words: 'MambaIR for classical super-resolution x4'."""
     task = getattr(ARCH_REGISTRY.get(options['type']), 'task', None)
-    return options['type'] + (f' for {task(options)}' if task else '') + f' ({_listed(options)})'
+    return options['type'] + (f' for {task(options)}' if task else '')
 
 
 def _listed(options: dict) -> str:
@@ -126,7 +131,7 @@ def _saved_options(path: str | os.PathLike) -> tuple[Path, dict] | None:
 
 def _log_what_is_taken(options: dict, path: str | os.PathLike) -> None:
     logger = logging.getLogger('basicsr')
-    logger.info('By its names and shapes %s holds %s', path, describe(options))
+    logger.info('By its names and shapes %s holds %s (%s)', path, describe(options), _listed(options))
     unseen = getattr(ARCH_REGISTRY.get(options['type']), 'not_in_weights', ())
     if unseen:
         logger.info('What shapes do not show has its default: %s', ', '.join(unseen))
@@ -137,7 +142,11 @@ def _what_they_are(weights: dict[str, Tensor], nearest: tuple[dict, list[str]] |
     if nearest:
         options, misfits = nearest
         more = f'\n  and {len(misfits) - _SHOWN} more' if len(misfits) > _SHOWN else ''
-        return f'nearest is {describe(options)}, but\n  ' + '\n  '.join(misfits[:_SHOWN]) + more
+        return (
+            f'weights whose nearest network is {describe(options)} ({_listed(options)}), but\n  '
+            + '\n  '.join(misfits[:_SHOWN])
+            + more
+        )
     names = list(weights)
     known = next((one for one, part in _OTHER_NETWORKS.items() if any(re.search(part, name) for name in names)), None)
     shapes = ', '.join(f'{name} {tuple(weights[name].shape)}' for name in names[:_SHOWN])
@@ -145,16 +154,10 @@ def _what_they_are(weights: dict[str, Tensor], nearest: tuple[dict, list[str]] |
     return (f'weights of {known}: ' if known else 'weights of an unknown network: ') + shapes + more
 
 
-def _compared(net: nn.Module, weights: dict[str, Tensor]) -> str:
-    """What `weights` are, and how the network of the options differs."""
-    found = next(_candidates(weights), None)
-    if found is None:
-        return _what_they_are(weights, None)
-    own = next((one for one in _candidates(net.state_dict()) if one['type'] == type(net).__name__), None)
-    misfits = _misfits(found, weights)
-    if misfits:
-        return 'weights whose ' + _what_they_are(weights, (found, misfits))
-    differing = ', '.join(
-        f'{key} {found[key]!r}, not {own.get(key)!r}' for key in found if own and found[key] != own.get(key)
-    )
-    return describe(found) + (f'; beside network_g: {differing}' if differing else '')
+def _compared(net: nn.Module, found: dict) -> str:
+    """The network of the options `found` in words, with the entries by which `net` differs where it is of its type."""
+    own = next((one for one in _candidates(net.state_dict()) if one['type'] == type(net).__name__), {})
+    if own.get('type') != found['type']:
+        return f'{describe(found)} ({_listed(found)})'
+    differing = [f'{key} {found[key]!r}, not {own.get(key)!r}' for key in found if found[key] != own.get(key)]
+    return f'{describe(found)} ({"; ".join(differing)})'

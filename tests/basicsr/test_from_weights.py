@@ -110,7 +110,7 @@ def test_networks_of_users(experiment, monkeypatch):
     weights = OwnNet(5).state_dict()
     (experiment.parent.parent / 'options.yml').write_text('network_g: {type: OwnNet, width: 5}')
     assert network_options(weights, experiment) == {'type': 'OwnNet', 'width': 5}
-    with pytest.raises(ValueError, match='is known here: weights of an unknown network'):
+    with pytest.raises(ValueError, match='is known here: it holds weights of an unknown network'):
         network_options(weights, 'x.pth')
     rule = staticmethod(lambda weights: {'width': len(weights['conv.bias'])})
     monkeypatch.setattr(OwnNet, 'options_from_weights', rule, raising=False)
@@ -123,7 +123,7 @@ NEAREST_CONV = {**weights_of(**SMALL), 'conv_up1.weight': torch.zeros(2, 2, 3, 3
 WRONG_NETWORKS = {
     'classicSRx2': (
         weights_of(**{**CLASSICAL, 'upscale': 2}),
-        ['MambaIR for classical super-resolution x2', 'beside network_g: upscale 2, not 4'],
+        ['MambaIR for classical super-resolution x2', 'x2 (upscale 2, not 4)'],
     ),
     'lightSRx4': (
         weights_of(**{**CLASSICAL, 'upsampler': 'pixelshuffledirect'}),
@@ -132,8 +132,11 @@ WRONG_NETWORKS = {
     'denoising': (weights_of(**SMALL), ['MambaIR for denoising or compression artefacts', 'upscale 1, not 4']),
     'wider': (weights_of(**{**CLASSICAL, 'embed_dim': 31}), ['embed_dim 31, not 30']),
     'MSRResNet': (weights_of(type='MSRResNet', num_feat=4, num_block=1), ['MSRResNet for super-resolution x4']),
-    'lacking': (LACKING, ['nearest is MambaIR', 'only in the network: norm.bias']),
-    'other upsampler': (NEAREST_CONV, ['nearest is MambaIR', 'only in the file: conv_up1.weight']),
+    'lacking': (LACKING, ['weights whose nearest network is MambaIR for denoising', 'only in the network: norm.bias']),
+    'other upsampler': (
+        NEAREST_CONV,
+        ['weights whose nearest network is MambaIR for denoising', 'only in the file: conv_up1.weight'],
+    ),
     'SwinIR': (
         {'layers.0.residual_group.blocks.0.attn.relative_position_bias_table': torch.zeros(225, 6)},
         ['weights of SwinIR: layers.0.residual_group.blocks.0.attn.relative_position_bias_table (225, 6)'],
