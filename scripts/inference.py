@@ -191,7 +191,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('--tile', type=int, default=200, help='about the side of a tile in pixels of INPUT; 0: whole')
     parser.add_argument('--tile-overlap', type=float, default=0.1, help="a tile's margin, as a share of its side (0.1)")
     parser.add_argument(
-        '--tile-mode', choices=TILE_MODES, default='official', help='blended fades tiles into each other: no seams'
+        '--tile-mode',
+        choices=TILE_MODES,
+        default='official',
+        help='blended fades tiles into each other, over half their margins',
     )
     parser.add_argument('--self-ensemble', action='store_true', help='average over flips and turns; 8 times the work')
     parser.add_argument('--device', help='cpu, cuda, cuda:1, …; default: a GPU where there is one')

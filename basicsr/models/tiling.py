@@ -84,7 +84,7 @@ def tiled(
 
     A side of n pixels is cut into n // tile + 1 equal tiles, after a reflection at its end makes it divisible. Each
     tile is seen with a margin of `overlap` times its size on inner borders. In the mode `official` the margin is
-    dropped from the output; in `blended` neighbours fade into each other over its inner half, so that no seam shows.
+    dropped from the output; in `blended` neighbours fade into each other over its inner half, in place of a seam.
     What a network computes from no further away than half a margin is then the same as for the whole picture.
 
     Args:

@@ -216,7 +216,8 @@ class Val(Section):
     )
     tile_overlap: Real(least=0, below=1) = option(0.1, 'Margin of a tile, as a share of its side.')
     tile_mode: Literal['official', 'blended'] = option(
-        'official', 'official drops the margins, as MambaIR does; blended fades tiles into each other: no seams.'
+        'official',
+        'official drops the margins, as MambaIR does; blended fades tiles into each other over half of them.',
     )
     selfensemble_testing: bool = option(False, "Testing: average over a picture's eight flips and turns.")
     patchwise_testing: bool = option(
