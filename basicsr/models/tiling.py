@@ -171,12 +171,12 @@ class Tiling:
         """`tiled`; where memory runs out the tile is halved, here and for all pictures to come, and tried again.
 
         Raises:
-            RuntimeError: Memory runs out at the smallest tile, too; or whatever `network` raises.
+            RuntimeError, MemoryError: Memory runs out at the smallest tile, too; or whatever `network` raises.
         """
         while True:
             try:
                 return tiled(network, lq, scale, self.tile, self.overlap, self.mode)
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
                 in_use = min(self.tile or max(lq.shape[-2:]), max(lq.shape[-2:]))
                 if not is_out_of_memory(error) or in_use // 2 < _SMALLEST_TILE:
                     raise
