@@ -15,9 +15,10 @@ import argparse
 import glob
 import runpy
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 if __name__ == '__main__':
@@ -27,6 +28,7 @@ import torch
 from tqdm import tqdm
 
 from basicsr.data.data_util import IMG_EXTENSIONS
+from basicsr.data.prefetch_dataloader import read_ahead
 from basicsr.inference import Restorer, read_picture, write_picture
 from basicsr.models.tiling import TILE_MODES, Tiling
 from basicsr.utils.command_line import run_from_command_line
@@ -35,6 +37,8 @@ from basicsr.utils.misc import is_out_of_memory, scandir
 Job = tuple[Path, Path]
 """(picture to read, picture to write)."""
 _SHOWN = 20
+_BEHIND = 2
+"""Pictures that may wait to be written."""
 
 
 def find_pictures(source: str, output: Path, keep_name: bool = False) -> list[tuple[Path, Path]]:
@@ -109,39 +113,30 @@ def plan(inputs: list[str], output: Path, suffix: str = '', ext: str = 'png') ->
 def restore_all(restorer: Callable, jobs: list[Job]) -> list[str]:
     """Read, restore and write; files are read ahead and written behind. Returns what went wrong, a line a picture."""
     failures: list[str] = []
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-        behind: deque[tuple[Path, Future]] = deque()
+    behind: deque[tuple[Path, Future]] = deque()
 
-        def attempt(file: Path, step: Callable) -> object:
-            try:
-                return step()
-            except (OSError, ValueError, RuntimeError, MemoryError) as error:
-                if isinstance(error, RuntimeError) and not is_out_of_memory(error):
-                    raise
-                failures.append(f'{file}: {error or "out of memory"}'.splitlines()[0])
-                return None
+    def attempt(file: Path, step: Callable, *arguments: Any) -> Any:
+        """What `step` returns, or None where it fails as pictures, disks and memory do."""
+        try:
+            return step(*arguments)
+        except (OSError, ValueError, RuntimeError, MemoryError) as error:
+            if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+                raise
+            failures.append(f'{file}: {str(error) or "out of memory"}'.splitlines()[0])
+            return None
 
-        readings = _ahead(reader, read_picture, [file for file, _ in jobs])
-        for file, target in tqdm(jobs, desc='Restore', unit='image', disable=None):
-            reading = next(readings)
-            result = attempt(file, lambda reading=reading: restorer(reading.result()))
+    readings = read_ahead(attempt(file, read_picture, file) for file, _ in jobs)
+    with ThreadPoolExecutor(1) as writer:
+        for (file, target), img in zip(tqdm(jobs, 'Restore', unit='image', disable=None), readings, strict=True):
+            result = None if img is None else attempt(file, restorer, img)
             if result is not None:
                 behind.append((file, writer.submit(write_picture, result, target)))
-            while len(behind) > 2:
-                attempt(behind[0][0], behind.popleft()[1].result)
+            while len(behind) > _BEHIND:
+                done, writing = behind.popleft()
+                attempt(done, writing.result)
         for file, writing in behind:
             attempt(file, writing.result)
     return failures
-
-
-def _ahead(pool: ThreadPoolExecutor, function: Callable, items: Iterable, count: int = 2) -> Iterator[Future]:
-    """`function` of each of `items`, begun at most `count` items before it is asked for."""
-    waiting: deque[Future] = deque()
-    for item in items:
-        waiting.append(pool.submit(function, item))
-        if len(waiting) > count:
-            yield waiting.popleft()
-    yield from waiting
 
 
 def device_of(name: str | None) -> torch.device:
