@@ -4,57 +4,37 @@ from __future__ import annotations
 
 import copy
 import math
-import os
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from basicsr.archs import build_network
-from basicsr.data.prefetch_dataloader import read_ahead
 from basicsr.losses import build_loss
-from basicsr.metrics import calculate_metric, needs_ground_truth
 from basicsr.models.averages import Average, build_average, resume_average, weights_lent
-from basicsr.models.base_model import BaseModel
 from basicsr.models.batch_statistics import BatchStatistics
 from basicsr.models.head_first import HeadFirst
+from basicsr.models.picture_model import PictureModel
 from basicsr.models.self_ensemble import self_ensemble
 from basicsr.models.stepping import Stepper
 from basicsr.models.tiling import Tiling
 from basicsr.utils.checkpoint import load_weights
-from basicsr.utils.dist_util import all_gather, get_dist_info
-from basicsr.utils.img_util import imwrite, tensor2img
-from basicsr.utils.logger import get_root_logger
+from basicsr.utils.dist_util import all_gather
 from basicsr.utils.option_types import iterations
 from basicsr.utils.registry import MODEL_REGISTRY
 from ldt.restore import modes_and_buffers_restored
 
-_UNSCORED = 4
-"""Pictures of a validation that may wait to be scored and written."""
-_SHOWN_PICTURES = 4
-"""Pictures of each validation set that TensorBoard shows."""
-
 
 @MODEL_REGISTRY.register()
-class SRModel(BaseModel):
+class SRModel(PictureModel):
     """Train and test `network_g` on pairs.
 
     `val.patchwise_testing: true` tests pictures in tiles of `val.tile_size` with `val.tile_overlap`, stitched as
     `val.tile_mode` says, and `val.selfensemble_testing: true` averages over a picture's eight flips and turns, each of
     which is cut into tiles. Where memory runs out, tiles become smaller, see `Tiling`.
-
-    Attributes:
-        lq, gt: The batch in hand, (N, C, H, W) and (N, C, H * scale, W * scale).
-        output: What the network made of it.
-        metric_results: After a validation: each metric, averaged over the pictures.
-        image_results: After a validation: (picture's name, its metrics) in the data set's order.
     """
 
     always_tiled = False
@@ -74,7 +54,6 @@ class SRModel(BaseModel):
         self.net_g = self.model_to_device(self._laid_out(build_network(opt['network_g'])))
         self.print_network(self.net_g)
         self._load_pretrained(self.net_g)
-        self.image_results: list[tuple[str, dict[str, float]]] = []
         if self.is_train:
             self.init_training_settings()
 
@@ -257,106 +236,6 @@ class SRModel(BaseModel):
         if self.average is not None:
             errors, self._errors = [error for share in all_gather(self._errors) for error in share], []
             self.average.after_validation(current_iter, sum(errors) / len(errors) if errors else math.nan)
-
-    def dist_validation(self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool) -> None:
-        """Validate every so manieth picture in each process; all of them have the results of all pictures."""
-        dataset, (rank, processes) = dataloader.dataset, get_dist_info()
-        share = DataLoader(
-            dataset, 1, sampler=range(rank, len(dataset), processes), num_workers=dataloader.num_workers,
-            generator=torch.Generator(),
-        )  # fmt: skip
-        results = all_gather(self._validate_pictures(share, current_iter, tb_logger, save_img))
-        in_order = [images[index] for index in range(len(results[0])) for images in results if index < len(images)]
-        self._conclude_validation(in_order, dataset.opt['name'], current_iter, tb_logger)
-
-    def nondist_validation(self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool) -> None:
-        images = self._validate_pictures(dataloader, current_iter, tb_logger, save_img)
-        self._conclude_validation(images, dataloader.dataset.opt['name'], current_iter, tb_logger)
-
-    def _validate_pictures(
-        self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool
-    ) -> list[tuple[str, dict[str, float]]]:
-        dataset_name, val = dataloader.dataset.opt['name'], self.opt.get('val') or {}
-        metrics, results = val.get('metrics') or {}, []
-        quiet = None if val.get('pbar', True) and self.opt['rank'] == 0 else True  # None: where there is no terminal
-        pictures = tqdm(
-            read_ahead(dataloader), f'Validate {dataset_name}', len(dataloader), False, unit='image', disable=quiet
-        )
-        start, busy = time.perf_counter(), 0.0
-        with ThreadPoolExecutor(1) as pool:  # scores and writes while the network has the next picture
-            for val_data in pictures:
-                img_name = os.path.splitext(os.path.basename(val_data['lq_path'][0]))[0]
-                begin = time.perf_counter()
-                self.feed_data(val_data)
-                self.test()
-                self._note_error(dataset_name)
-                visuals = self.get_current_visuals()  # waits for the device
-                busy += time.perf_counter() - begin
-                if tb_logger and len(results) < _SHOWN_PICTURES:
-                    picture = visuals['result'][0].float().clamp(0, 1)
-                    tb_logger.add_image(f'{dataset_name}/{img_name}', picture, current_iter)
-                path = self._image_path(dataset_name, img_name, current_iter) if save_img else None
-                results.append((img_name, pool.submit(self._scores, visuals, metrics, path)))
-                if len(results) > _UNSCORED:
-                    results[-_UNSCORED][1].result()  # pictures must not pile up
-                self.lq = self.gt = self.output = None
-            scored = [(img_name, scores.result()) for img_name, scores in results]
-        if not self.is_train and scored:
-            took = time.perf_counter() - start
-            get_root_logger().info(
-                '%s, %s: %d pictures in %.1f s, %.2f s each, %.0f %% of it outside the network',
-                dataset_name, current_iter, len(scored), took, took / len(scored), 100 * (1 - busy / took),
-            )  # fmt: skip
-        return scored
-
-    def _scores(self, visuals: dict[str, Tensor], metrics: dict[str, dict], path: str | None) -> dict[str, float]:
-        """Metrics of one picture, which is written to `path`; without ground truth, those that need none."""
-        pair = {'img': tensor2img([visuals['result']])}
-        if path:
-            imwrite(pair['img'], path)
-        if 'gt' in visuals:
-            pair['img2'] = tensor2img([visuals['gt']])
-        return {
-            name: calculate_metric(pair, content)
-            for name, content in metrics.items()
-            if 'img2' in pair or not needs_ground_truth(content)
-        }
-
-    def _conclude_validation(
-        self, images: list[tuple[str, dict[str, float]]], dataset_name: str, current_iter: int | str, tb_logger: Any
-    ) -> None:
-        self.image_results, self.metric_results = images, {}
-        measured = images[0][1] if images else {}
-        if measured:
-            self.metric_results = {name: sum(scores[name] for _, scores in images) / len(images) for name in measured}
-            self._initialize_best_metric_results(dataset_name)
-            for name, value in self.metric_results.items():
-                self._update_best_metric_result(dataset_name, name, value, current_iter)
-            self._log_validation_metric_values(current_iter, dataset_name, tb_logger)
-
-    def _image_path(self, dataset_name: str, img_name: str, current_iter: int | str) -> str:
-        folder = self.opt['path']['visualization']
-        if self.is_train:
-            return os.path.join(folder, img_name, f'{img_name}_{current_iter}.png')
-        suffix = (self.opt.get('val') or {}).get('suffix')
-        return os.path.join(folder, dataset_name, f'{img_name}_{suffix or self.opt["name"]}.png')
-
-    def _log_validation_metric_values(self, current_iter: int | str, dataset_name: str, tb_logger: Any) -> None:
-        best = self.best_metric_results[dataset_name]
-        parts = []
-        for name, value in self.metric_results.items():
-            parts.append(f'{name} {value:.4f}')
-            if self.is_train:
-                parts[-1] += f' (best {best[name]["val"]:.4f} at {best[name]["iter"]})'
-            if tb_logger:
-                tb_logger.add_scalar(f'metrics/{dataset_name}/{name}', value, current_iter)
-        get_root_logger().info('Validation %s: %s', dataset_name, ', '.join(parts))
-
-    def get_current_visuals(self) -> dict[str, Tensor]:
-        visuals = {'lq': self.lq.detach().cpu(), 'result': self.output.detach().cpu()}
-        if getattr(self, 'gt', None) is not None:
-            visuals['gt'] = self.gt.detach().cpu()
-        return visuals
 
     def save_weights(self, current_iter: int | str) -> None:
         """Write the network that was validated to `models/net_g_<current_iter>.pth`; -1 is `latest`."""

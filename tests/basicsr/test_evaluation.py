@@ -153,7 +153,7 @@ def test_reading_and_scoring_go_on_beside_the_network(folder, monkeypatch):
         threads.setdefault('scored', set()).add(threading.current_thread())
         return float(data['img2'].mean())
 
-    monkeypatch.setattr('basicsr.models.sr_model.calculate_metric', seen)
+    monkeypatch.setattr('basicsr.models.picture_model.calculate_metric', seen)
     model.validation(torch.utils.data.DataLoader(Pictures()), 'trial', None)
     assert [name for name, _ in model.image_results] == list('012345')
     assert [scores['psnr'] for _, scores in model.image_results] == [51 * n for n in range(6)]
