@@ -94,10 +94,13 @@ def _identify_drealsr(folders: Sequence[str], stem: str, scale: int) -> Named | 
 
 
 def _identify_realsr(folders: Sequence[str], stem: str, scale: int) -> Named | NotNamed:
-    """`Canon/Train/4/Canon_012_LR4`: split by folder, side by the end of the name, or else by folder."""
+    """`Canon/Train/4/Canon_012_LR4`: split by folder, side by folder or, where none says it, by the end of the name.
+
+    (Some copies of the set call both sides of a pair `Canon_012_LR4`.)
+    """
     match = _REALSR_NAME.fullmatch(stem)
-    split = _innermost(folders, _SPLIT)
-    side = ('HR' if match['hr'] else 'LR') if match else _innermost(folders, _SIDE)
+    split, side = _innermost(folders, _SPLIT), _innermost(folders, _SIDE)
+    side = side or (match and ('HR' if match['hr'] else 'LR'))
     if not split or not side:
         return 'outside'
     plain = {str(number): number for number in _SCALE.values()}

@@ -424,8 +424,9 @@ def test_realsr_in_one_folder_or_in_folders_by_side(tmp_path):
         picture(tmp_path / f'flat/Canon/Test/Canon_{number:03d}_HR.png', 12, 12)
         for scale in (2, 3, 4):
             picture(tmp_path / f'flat/Canon/Test/Canon_{number:03d}_LR{scale}.png', 12 // scale, 12 // scale)
-        picture(tmp_path / f'sides/test_HR/Nikon_{number:03d}.png', 12, 12)
-        picture(tmp_path / f'sides/test_LR/Nikon_{number:03d}.png', 3, 3)
+        suffix = '_LR4' if number == 1 else ''
+        picture(tmp_path / f'sides/test_HR/Nikon_{number:03d}{suffix}.png', 12, 12)
+        picture(tmp_path / f'sides/test_LR/Nikon_{number:03d}{suffix}.png', 3, 3)
     prepare([tmp_path / 'flat', tmp_path / 'sides'], tmp_path / 'out', camera_set=REALSR)
     assert laid_out(tmp_path / 'out') == {f'{c}/test': {f'{c}_001', f'{c}_002'} for c in ('Canon', 'Nikon')}
 
