@@ -15,6 +15,7 @@ import basicsr.models  # noqa: F401  registers what option files name
 from basicsr.archs import build_network
 from basicsr.data import build_dataloader, build_dataset
 from basicsr.data.data_sampler import EnlargedSampler
+from basicsr.evaluation import networks_of, with_changes
 from basicsr.utils.checkpoint import find_weights, load_checkpoint, load_weights
 from basicsr.utils.option_check import check_options
 from basicsr.utils.option_file import load_options
@@ -43,7 +44,11 @@ def check_pipeline(root_path: str, args: argparse.Namespace | None = None, is_tr
         check_files(opt)
     except FileNotFoundError as error:
         mistakes.append(str(error))
-    lines = [*_check_network(opt, mistakes), *_check_data(opt, mistakes), *notes]
+    lines = []
+    for label, changes in ({'network_g': {}} if is_train else networks_of(opt)).items():
+        where = f'compare.{label}' if changes else 'network_g'
+        lines += _check_network(with_changes(opt, changes), mistakes, where)
+    lines += [*_check_data(opt, mistakes), *notes]
     print('\n'.join(lines))
     if mistakes:
         raise ValueError('the check found:\n' + '\n'.join(mistakes))
@@ -67,7 +72,7 @@ def _without_what_a_run_makes(opt: dict, root_path: str) -> list[str]:
     return notes
 
 
-def _check_network(opt: dict, mistakes: list[str]) -> list[str]:
+def _check_network(opt: dict, mistakes: list[str], where: str) -> list[str]:
     """Build the network, and load its weights where they are there."""
     try:
         net: nn.Module = build_network(opt['network_g'])
@@ -77,10 +82,11 @@ def _check_network(opt: dict, mistakes: list[str]) -> list[str]:
             found = find_weights(load_checkpoint(weights), weights, key)
             load_weights(net, found, weights, opt['path'].get('strict_load_g', True))
     except Exception as error:  # networks of users raise anything
-        mistakes.append(f'network_g: {_in_a_line(error)}')
+        mistakes.append(f'{where}: {_in_a_line(error)}')
         return []
     count = sum(parameter.numel() for parameter in net.parameters())
-    return [f'Network {type(net).__name__}: {count:,} parameters']
+    of = '' if where == 'network_g' else f' ({where})'
+    return [f'Network {type(net).__name__}: {count:,} parameters{of}']
 
 
 def _check_data(opt: dict, mistakes: list[str]) -> list[str]:

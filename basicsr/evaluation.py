@@ -1,122 +1,153 @@
-"""Checkpoints on domains: a table with a row a domain, and pictures side by side."""
+"""Networks on domains: what a test measures, and pictures side by side."""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
 import cv2
 
 from basicsr.data import build_dataloader, build_dataset
+from basicsr.metrics import better_is
 from basicsr.models import build_model
 from basicsr.utils.img_util import tensor2img
 from basicsr.utils.plots import crop_sheet, most_detailed_crop
+from basicsr.utils.result_tables import summary, write_results
+from basicsr.utils.results import Results
 
-ImageResults = list[tuple[str, dict[str, float]]]
-"""(picture's name, its metrics), a data set's pictures in order."""
-
-UNSEEN_MEAN = 'mean of the unseen'
 _CROP = 96
 _MOST_ROWS = 6
+_PATH_KEYS = ('pretrain_network_g', 'param_key_g', 'strict_load_g')
 
 
 def build_loaders(opt: dict, phases: Iterable[str]) -> list[Any]:
-    """Loaders of the data sets whose phase is one of `phases`, in the options' order."""
-    return [
-        build_dataloader(build_dataset(dataset_opt), dataset_opt, num_gpu=opt['num_gpu'])
-        for dataset_opt in opt['datasets'].values()
-        if dataset_opt['phase'] in phases
-    ]
+    """Loaders of the data sets whose phase is one of `phases`, in the options' order.
+
+    Raises:
+        ValueError: Two data sets have the same name, under which their results would stand.
+    """
+    sections = [dataset_opt for dataset_opt in opt['datasets'].values() if dataset_opt['phase'] in phases]
+    twice = [name for name, count in Counter(section['name'] for section in sections).items() if count > 1]
+    if twice:
+        raise ValueError(f'datasets: more than one is called {", ".join(twice)}; give each a name of its own')
+    return [build_dataloader(build_dataset(section), section, num_gpu=opt['num_gpu']) for section in sections]
 
 
-def score(model: Any, loaders: Iterable[Any], label: str, save_img: bool = False) -> dict[str, ImageResults]:
-    """Validate `model` on every loader; the results by the data set's name."""
-    results = {}
-    for loader in loaders:
-        model.validation(loader, label, None, save_img)
-        results[loader.dataset.opt['name']] = model.image_results
-    return results
+def networks_of(opt: dict) -> dict[str, dict]:
+    """The networks of a test by label, those of `compare` first: the options that differ from `opt`."""
+    networks = {}
+    for label, section in (opt.get('compare') or {}).items():
+        path = {key: section[key] for key in _PATH_KEYS if key in section}
+        networks[label] = {'path': {'pretrain_network_g': None, **path}}
+        if section.get('network_g'):
+            networks[label]['network_g'] = section['network_g']
+    return {**networks, opt['name']: {}}
 
 
-def compare(opt: dict, networks: dict[str, dict], folder: str) -> tuple[str, str]:
-    """Test several networks on the `test_*` data sets; write `table.md` and `crops.png` into `folder`.
+def with_changes(opt: dict, changes: dict) -> dict:
+    """`opt` with the options of one network, of which those in `path` join the others there."""
+    return {**opt, **changes, 'path': {**opt['path'], **changes.get('path', {})}}
 
-    Pictures go to `folder`/visualization/<data set>/<picture>_<network>.png.
+
+def build_networks(opt: dict, networks: dict[str, dict], pictures: str, save_img: bool) -> dict[str, Any]:
+    """A model for each network, with its weights, so that a file that does not fit is known before a test begins.
 
     Args:
         opt: The resolved options of a training or a test.
+        networks: By label, the options that differ from `opt` (`network_g`, `path`).
+        pictures: Folder for the networks' pictures: `<data set>/<picture>_<label>.png`.
+        save_img: Whether pictures are written.
+
+    Raises:
+        FileNotFoundError, ValueError: A checkpoint is missing, broken or of another network; the message has the label.
+    """
+    models = {}
+    for label, changes in networks.items():
+        test_opt = {**with_changes(opt, changes), 'is_train': False, 'dist': False}
+        test_opt['path']['visualization'] = pictures
+        test_opt['val'] = {**(opt.get('val') or {}), 'save_img': save_img}
+        if len(networks) > 1:  # one alone may be called by val.suffix
+            test_opt['val']['suffix'] = label
+        try:
+            models[label] = build_model(test_opt)
+        except ValueError as error:
+            raise ValueError(f'{label}: {error}') from error
+    return models
+
+
+def evaluate(opt: dict, models: dict[str, Any], loaders: list[Any]) -> Results:
+    """Test each model on every loader.
+
+    Args:
+        opt: The resolved options of a training or a test.
+        models: By label, from `build_networks`; the last is the main one.
+        loaders: From `build_loaders`.
+    """
+    better = {name: better_is(section) for name, section in ((opt.get('val') or {}).get('metrics') or {}).items()}
+    results = Results(opt['name'], better)
+    for label, model in models.items():
+        results.scores[label] = {}
+        for loader in loaders:
+            name = loader.dataset.opt['name']
+            model.validation(loader, label, None, model.opt['val']['save_img'])
+            results.scores[label][name] = dict(zip(_picture_names(model), _scores(model), strict=True))
+            if name not in results.domains:
+                results.domains[name] = {'images': dict(zip(_picture_names(model), _paths(loader), strict=True))}
+    results.main = results.networks[-1]
+    results.seen = [loader.dataset.opt['name'] for loader in loaders if _is_seen(loader.dataset.opt)]
+    return results
+
+
+def _is_seen(section: dict) -> bool:
+    return bool(section.get('seen')) or section['phase'] == 'val'
+
+
+def _scores(model: Any) -> list[dict[str, float]]:
+    return [scores for _, scores in model.image_results]
+
+
+def _picture_names(model: Any) -> list[str]:
+    """Names of the pictures just tested; of those with the same name, the second is called `name (2)`."""
+    seen: Counter[str] = Counter()
+    names = []
+    for name, _ in model.image_results:
+        seen[name] += 1
+        names.append(name if seen[name] == 1 else f'{name} ({seen[name]})')
+    return names
+
+
+def _paths(loader: Any) -> list[dict[str, str]]:
+    """Of each picture, the paths `lq` and `gt`, where the data set says them."""
+    paths = getattr(loader.dataset, 'paths', [None] * len(loader.dataset))
+    pairs = (path if isinstance(path, dict) else {'lq_path': path} if isinstance(path, str) else {} for path in paths)
+    return [{key.removesuffix('_path'): path for key, path in pair.items()} for pair in pairs]
+
+
+def compare(opt: dict, networks: dict[str, dict], folder: str) -> tuple[str, dict[str, str]]:
+    """Test several networks on the `test_*` data sets; write tables, `results.json` and `crops.png` into `folder`.
+
+    Args:
+        opt: The resolved options of a training.
         networks: By label, the options that differ from `opt` (`network_g`, `path`), in the table's order.
         folder: Where to write.
 
     Returns:
-        The table (Markdown), and the path of the sheet of crops, or '' where the data has no ground truth.
+        The table of the means (Markdown), and the paths of what was written.
     """
     loaders = build_loaders(opt, ['test'])
     pictures = os.path.join(folder, 'visualization')
-    results = {}
-    for label, changes in networks.items():
-        test_opt = {**opt, **changes, 'is_train': False, 'dist': False}
-        test_opt['path'] = {**opt['path'], **changes.get('path', {}), 'visualization': pictures}
-        test_opt['val'] = {**(opt.get('val') or {}), 'suffix': label}
-        results[label] = score(build_model(test_opt), loaders, label, save_img=True)
-    seen = {loader.dataset.opt['name'] for loader in loaders if loader.dataset.opt.get('seen')}
-    table = domain_table(results, seen)
-    with open(os.path.join(folder, 'table.md'), 'w') as file:
-        file.write(table + '\n')
+    results = evaluate(opt, build_networks(opt, networks, pictures, save_img=True), loaders)
+    written = write_results(results, folder)
     sheet = os.path.join(folder, 'crops.png')
-    return table, sheet if _crops(results, loaders, pictures, sheet) else ''
+    files = {'table': written['table.md']}
+    if _crops(results, loaders, pictures, sheet):
+        files['crops'] = sheet
+    return summary(results), files
 
 
-def means(images: ImageResults) -> dict[str, float]:
-    """Each metric, averaged over the pictures."""
-    metrics = images[0][1] if images else {}
-    return {name: sum(scores[name] for _, scores in images) / len(images) for name in metrics}
-
-
-def domain_table(results: dict[str, dict[str, ImageResults]], seen: Iterable[str] = ()) -> str:
-    """A Markdown table: a row a domain, a column a network; cells hold the metrics' means.
-
-    Args:
-        results: By network, then by domain.
-        seen: Domains that are marked as the training camera's, and left out of the mean of the unseen.
-    """
-    labels, seen = list(results), set(seen)
-    domains = list(results[labels[0]])
-    by_domain = {domain: [means(results[label][domain]) for label in labels] for domain in domains}
-    metrics = list(dict.fromkeys(name for cells in by_domain.values() for values in cells for name in values))
-    rows = [
-        [f'{domain} (seen)' if domain in seen else domain, str(len(results[labels[0]][domain])), *map(_cell, cells)]
-        for domain, cells in by_domain.items()
-    ]
-    unseen = [domain for domain in domains if domain not in seen]
-    if len(unseen) > 1:
-        cells = [
-            {name: _mean([by_domain[domain][column].get(name) for domain in unseen]) for name in metrics}
-            for column in range(len(labels))
-        ]
-        rows.append([UNSEEN_MEAN, str(sum(len(results[labels[0]][d]) for d in unseen)), *map(_cell, cells)])
-    title = ['camera', 'images', *(f'{label} {"/".join(metrics)}' for label in labels)]
-    widths = [max(len(row[column]) for row in [title, *rows]) for column in range(len(title))]
-
-    def line(cells: list[str]) -> str:
-        return '| ' + ' | '.join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + ' |'
-
-    return '\n'.join([line(title), line(['-' * width for width in widths]), *map(line, rows)])
-
-
-def _mean(values: list[float | None]) -> float | None:
-    return None if None in values else sum(values) / len(values)
-
-
-def _cell(values: dict[str, float | None]) -> str:
-    texts = [
-        '-' if value is None else f'{value:.4f}' if abs(value) < 2 else f'{value:.2f}' for value in values.values()
-    ]
-    return ' / '.join(texts) or 'not measured'
-
-
-def _crops(results: dict[str, dict[str, ImageResults]], loaders: list[Any], pictures: str, path: str) -> bool:
+def _crops(results: Results, loaders: list[Any], pictures: str, path: str) -> bool:
     """Write a sheet with a row a domain: the most detailed crop of a picture, each domain another one."""
     rows = []
     for place, loader in enumerate(loaders[:_MOST_ROWS]):
@@ -130,11 +161,11 @@ def _crops(results: dict[str, dict[str, ImageResults]], loaders: list[Any], pict
         top, left = most_detailed_crop(gt, min(_CROP, *gt.shape[:2]))
         window = (slice(top, top + _CROP), slice(left, left + _CROP))
         cells = []
-        for label, domains in results.items():
-            scores = dict(domains[domain]).get(name, {})
+        for label in results.networks:
+            scores = results.scores[label][domain].get(name, {})
             picture = cv2.imread(os.path.join(pictures, domain, f'{name}_{label}.png'))
             cells.append((picture[window], ', '.join(f'{metric} {value:.2f}' for metric, value in scores.items())))
         rows.append((f'{domain}\n{name}', [*cells, (gt[window], '')]))
     if rows:
-        crop_sheet(rows, [*results, 'truth'], path)
+        crop_sheet(rows, [*results.networks, 'truth'], path)
     return bool(rows)

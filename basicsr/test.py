@@ -13,16 +13,16 @@ if __name__ == '__main__':
     runpy.run_path(str(ROOT / 'basicsr' / 'utils' / 'own_copy.py'))['use_own_copy'](ROOT)
 
 from basicsr.check import check_pipeline
-from basicsr.evaluation import build_loaders, domain_table, score
-from basicsr.models import build_model
+from basicsr.evaluation import build_loaders, build_networks, evaluate, networks_of
 from basicsr.utils.command_line import make_parser, run_from_command_line
 from basicsr.utils.logger import get_env_info, get_root_logger
 from basicsr.utils.misc import make_exp_dirs
 from basicsr.utils.options import check_files, dict2str, parse_options
+from basicsr.utils.result_tables import report, write_results
 
 
 def test_pipeline(root_path: str, args: argparse.Namespace | None = None) -> None:
-    """Test what the option file describes; the table goes to `results/<name>/table.md` and to the log.
+    """Test what the option file describes, beside the networks of `compare`; tables go to `results/<name>/`.
 
     Args:
         root_path: Folder of the project.
@@ -36,23 +36,16 @@ def test_pipeline(root_path: str, args: argparse.Namespace | None = None) -> Non
     if opt['rank'] > 0:
         return
     loaders = build_loaders(opt, ['val', 'test'])
+    pictures, save_img = opt['path']['visualization'], (opt.get('val') or {}).get('save_img', False)
+    models = build_networks(opt, networks_of(opt), pictures, save_img)
     make_exp_dirs(opt)
     logger = get_root_logger(log_file=os.path.join(opt['path']['log'], f'test_{opt["name"]}.log'))
     logger.info(get_env_info())
     logger.info('Options:\n%s', dict2str(args.merged))
-    model = build_model(opt)
-    results = score(model, loaders, opt['name'], (opt.get('val') or {}).get('save_img', False))
-    seen = {
-        loader.dataset.opt['name']
-        for loader in loaders
-        if loader.dataset.opt.get('seen') or loader.dataset.opt['phase'] == 'val'
-    }
-    table = domain_table({opt['name']: results}, seen)
-    path = os.path.join(opt['path']['results_root'], 'table.md')
-    Path(path).write_text(table + '\n')
-    logger.info(
-        '%s:\n%s\nWritten to %s', opt['path'].get('pretrain_network_g') or opt['name'], table, os.path.relpath(path)
-    )
+    results = evaluate(opt, models, loaders)
+    written = write_results(results, opt['path']['results_root'])
+    logger.info('%s:\n%s', opt['path'].get('pretrain_network_g') or opt['name'], report(results))
+    logger.info('Written: %s', ', '.join(os.path.relpath(path) for path in written.values()))
 
 
 def main() -> None:

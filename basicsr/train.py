@@ -341,8 +341,8 @@ def _report(opt: dict, model: Any) -> None:
             networks['before'] = {}
         key = 'params_ema' if opt['train'].get('ema_decay') else 'params'
         networks['after'] = {'path': {'pretrain_network_g': checkpoint, 'param_key_g': key}}
-        table, crops = compare(opt, networks, paths['experiments_root'])
-        results.update({'table': os.path.join(paths['experiments_root'], 'table.md'), 'crops': crops})
+        table, files = compare(opt, networks, paths['experiments_root'])
+        results.update(files)
         logger.info('Cameras, before and after the training of %s:\n%s', opt['name'], table)
     lines = (f'  {name}: {os.path.relpath(path)}' for name, path in results.items() if path)
     logger.info('Results:\n%s', '\n'.join(lines))

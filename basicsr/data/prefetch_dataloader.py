@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,6 +11,18 @@ import torch
 from torch.utils.data import DataLoader
 
 _END = object()
+
+
+def read_ahead(batches: Iterable[Any], count: int = 1) -> Iterator[Any]:
+    """Yield the items of `batches`, of which a thread has `count` more ready."""
+    iterator, pool = iter(batches), ThreadPoolExecutor(max_workers=1)
+    try:
+        queue = deque(pool.submit(next, iterator, _END) for _ in range(count))
+        while (batch := queue.popleft().result()) is not _END:
+            queue.append(pool.submit(next, iterator, _END))
+            yield batch
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 class PrefetchDataLoader(DataLoader):
@@ -28,17 +40,7 @@ class PrefetchDataLoader(DataLoader):
         self.num_prefetch_queue = num_prefetch_queue
 
     def __iter__(self) -> Iterator[Any]:
-        return self._ahead(super().__iter__())
-
-    def _ahead(self, batches: Iterator[Any]) -> Iterator[Any]:
-        pool = ThreadPoolExecutor(max_workers=1)
-        try:
-            queue = deque(pool.submit(next, batches, _END) for _ in range(self.num_prefetch_queue))
-            while (batch := queue.popleft().result()) is not _END:
-                queue.append(pool.submit(next, batches, _END))
-                yield batch
-        finally:
-            pool.shutdown(cancel_futures=True)
+        return read_ahead(super().__iter__(), self.num_prefetch_queue)
 
 
 class CPUPrefetcher:

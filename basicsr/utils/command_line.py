@@ -68,6 +68,22 @@ def make_parser(is_train: bool) -> argparse.ArgumentParser:
         '--check', action='store_true', help='look at options, network and every picture; make and train nothing'
     )
     parser.add_argument('--debug', action='store_true', help='show tracebacks of errors in options and data')
+    if not is_train:
+        parser.add_argument(
+            '--compare',
+            nargs='+',
+            action='extend',
+            default=[],
+            metavar='label=checkpoint',
+            help='networks to stand beside this one in the tables; bicubic is interpolation',
+        )
+        parser.add_argument(
+            '--self_ensemble',
+            action='append_const',
+            dest='set',
+            const='val.selfensemble_testing=true',
+            help="average over a picture's eight flips and turns",
+        )
     if is_train:
         parser.add_argument('--auto_resume', action='store_true', help='go on from the newest training state')
     return parser

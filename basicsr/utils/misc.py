@@ -102,6 +102,17 @@ def scandir(
                 yield os.path.join(root if full_path else '', entry.name, path)
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file by way of a temporary one beside it, so that it is never half there."""
+    path = Path(path)
+    temporary = path.with_name(path.name + '.tmp')
+    try:
+        temporary.write_text(text, encoding='utf-8')
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def sizeof_fmt(size: float, suffix: str = 'B') -> str:
     """A size for people: 1536 -> '1.5 KB'."""
     for unit in ('', 'K', 'M', 'G', 'T', 'P'):

@@ -131,12 +131,12 @@ def _load(path: Path, above: tuple[Path, ...]) -> tuple[dict, Places]:
     merged, places = {}, {}
     for base in bases:
         inherited, base_places = _load((path.parent / base).resolve(), (*above, path))
-        merged = _merge(merged, inherited)
+        merged = merge(merged, inherited)
         places.update(base_places)
     shown = _shown(path)
     places.update({key: f'{shown}, line {line}' for key, line in lines.items()})
     places[()] = shown
-    return _merge(merged, opt), places
+    return merge(merged, opt), places
 
 
 def _shown(path: Path) -> str:
@@ -145,12 +145,12 @@ def _shown(path: Path) -> str:
     return str(path) if relative.startswith('..') else relative
 
 
-def _merge(base: dict, over: dict) -> dict:
+def merge(base: dict, over: dict) -> dict:
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
         if isinstance(old, dict) and isinstance(value, dict) and value.get('type', old.get('type')) == old.get('type'):
-            value = _merge(old, value)
+            value = merge(old, value)
         merged[key] = value
     return merged
 

@@ -130,6 +130,20 @@ class Path(Section):
     output_root: str = option(None, 'Folder of experiments/, results/ and tb_logger/. Default: the project.')
 
 
+class Compared(Section):
+    """compare.<label>"""
+
+    pretrain_network_g: str = option(None, 'Its weights.')
+    param_key_g: str = option('params', 'Which weights of the file.')
+    strict_load_g: bool = option(True, 'Refuse weights that do not fit the network exactly.')
+    network_g: Network = option(None, 'The network and its arguments. Default: that of the file.')
+
+    @classmethod
+    def rules(cls, given: dict[str, Any]) -> Iterator[tuple[str, str]]:
+        if not given.get('pretrain_network_g') and not given.get('network_g'):
+            yield 'pretrain_network_g', 'missing; name weights, a network_g, or both'
+
+
 class LDTSection(Section):
     """train.ldt"""
 
@@ -279,6 +293,7 @@ class Options(Section):
     datasets: dict[str, Dataset] = option(..., 'Data sets: train; val, val_1, …; test, test_1, ….')
     network_g: Network = option(..., 'The network and its arguments.')
     path: Path = option(None, 'Weights, training states, output.')
+    compare: dict[str, Compared] = option(None, 'Testing, by label: networks to stand beside this one in the tables.')
     train: Train = option(None, 'Training.')
     val: Val = option(None, 'Validation and testing.')
     logger: Logger = option(None, 'Logs and checkpoints.')
@@ -313,6 +328,9 @@ class Options(Section):
         if best and best not in metrics:
             known = ', '.join(map(str, metrics)) or 'there are none'
             yield 'logger.save_best', f'{best!r} is none of val.metrics: {known}'
+        for label in given.get('compare') or {}:
+            if '/' in label or label == given.get('name'):
+                yield f'compare.{label}', 'is a label in tables and file names: no slash, and not the name of the test'
         if given.get('model_type') == 'LDTModel' and (given.get('train') or {}).get('ema_decay'):
             yield 'train.ema_decay', 'the composite of LDT is a moving average already; leave it out'
 

@@ -7,6 +7,7 @@ import copy
 import random
 import shutil
 import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -57,6 +58,8 @@ def parse_options(
     file = Path(args.opt)
     opt, places = load_options(file if file.exists() or file.is_absolute() else root / file)
     override(opt, args.set, places)
+    if not is_train:
+        add_networks(opt, getattr(args, 'compare', []))
     if isinstance(opt.get('datasets'), dict):  # a variant drops a data set of its base by `train: ~`
         opt['datasets'] = {phase: dataset for phase, dataset in opt['datasets'].items() if dataset is not None}
     opt, warnings = check_options(opt, places, is_train)
@@ -76,6 +79,23 @@ def parse_options(
     resolve_datasets(opt, root)
     _resolve_paths(opt, root)
     return opt, args
+
+
+def add_networks(opt: dict, networks: Iterable[str]) -> None:
+    """Put what `--compare` names into the section `compare`: `bicubic`, or `label=checkpoint` each.
+
+    Raises:
+        ValueError: One is neither.
+    """
+    for text in networks:
+        label, sign, checkpoint = text.partition('=')
+        if text == 'bicubic':
+            section = {'network_g': {'type': 'Bicubic', 'upscale': opt.get('scale') or 1}}
+        elif sign and label and checkpoint:
+            section = {'pretrain_network_g': checkpoint}
+        else:
+            raise ValueError(f'--compare {text}: write it as label=checkpoint, or bicubic')
+        opt['compare'] = {**(opt.get('compare') or {}), label: section}
 
 
 def _resolve_device(opt: dict) -> None:
@@ -114,6 +134,10 @@ def _resolve_paths(opt: dict, root: Path) -> None:
     for key in ('pretrain_network_g', 'resume_state', 'pretrain_opt'):
         if paths.get(key):
             paths[key] = _resolved(root, paths[key], f'path.{key}')
+    for label, section in (opt.get('compare') or {}).items():
+        if section.get('pretrain_network_g'):
+            option = f'compare.{label}.pretrain_network_g'
+            section['pretrain_network_g'] = _resolved(root, section['pretrain_network_g'], option)
     output = Path(_resolved(root, paths.get('output_root') or '.', 'path.output_root'))
     if opt['is_train']:
         folder = output / 'experiments' / opt['name']
@@ -147,11 +171,15 @@ def check_files(opt: dict) -> None:
     """
     missing = missing_data(opt)
     hint = f'\n{opt["data_hint"]}' if missing and opt.get('data_hint') else ''
-    weights = opt['path'].get('pretrain_network_g')
-    if weights and not Path(weights).is_file():
-        missing.append(f'path.pretrain_network_g: {weights}')
-        if Path(weights).parent.name == 'pretrained_models':
-            hint += '\nWhere to get weights: experiments/pretrained_models/README.md'
+    sections = {'path': opt['path']}
+    if not opt['is_train']:
+        sections.update({f'compare.{label}': section for label, section in (opt.get('compare') or {}).items()})
+    for name, section in sections.items():
+        weights = section.get('pretrain_network_g')
+        if weights and not Path(weights).is_file():
+            missing.append(f'{name}.pretrain_network_g: {weights}')
+            if Path(weights).parent.name == 'pretrained_models':
+                hint += '\nWhere to get weights: experiments/pretrained_models/README.md'
     if missing:
         raise FileNotFoundError('not there:\n  ' + '\n  '.join(missing) + hint)
 

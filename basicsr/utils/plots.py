@@ -62,7 +62,7 @@ def plot_layer_scores(
     figure.legend(loc='outside upper right', ncols=3, frameon=False, fontsize=9)
     if title:
         axes.set_title(title, loc='left', fontsize=11)
-    _save(figure, path, dpi=150)
+    save_figure(figure, path, dpi=150)
 
 
 def crop_sheet(
@@ -99,7 +99,7 @@ def crop_sheet(
             cell.set_xlabel(caption, fontsize=8, labelpad=2)
     for cell, title in zip(axes[0], column_titles, strict=True):
         cell.set_title(title, fontsize=10, pad=4)
-    _save(figure, path, dpi=200, bbox_inches='tight', pad_inches=0.05)
+    save_figure(figure, path, dpi=200, bbox_inches='tight', pad_inches=0.05)
 
 
 def difference_boxes(
@@ -244,7 +244,7 @@ def _picture_and_caption(cell: Cell, label: str) -> tuple[np.ndarray, str]:
     return img, caption
 
 
-def _save(figure: Figure, path: str | os.PathLike, **options) -> None:
+def save_figure(figure: Figure, path: str | os.PathLike, **options) -> None:
     """Writes a figure as PNG through a temporary file, so that `path` is never half written."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -30,12 +30,12 @@ import cv2
 import numpy as np
 import torch
 import yaml
-from measuring import line, machine
 from tqdm import tqdm
 
 from basicsr.data.data_util import read_image
 from basicsr.utils.checkpoint import load_checkpoint
 from basicsr.utils.file_client import FileClient
+from basicsr.utils.measuring import line, machine
 
 LONGEST = 180
 """Seconds after which a run counts as hanging."""

@@ -15,11 +15,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
-from measuring import line, machine, peak_extra_bytes, timed
 from tqdm import tqdm
 
 import ldt
 from basicsr.models import build_model
+from basicsr.utils.measuring import line, machine, peak_extra_bytes, timed
 
 NETWORKS = {
     'small': {'embed_dim': 60, 'depths': [6, 6, 6, 6], 'mlp_ratio': 1.2, 'upsampler': 'pixelshuffledirect'},

@@ -10,10 +10,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
-from measuring import line, machine, peak_resident_bytes, seconds
 
 from basicsr.archs.mambair_arch import MambaIR
 from basicsr.ops.selective_scan import available_backends
+from basicsr.utils.measuring import line, machine, peak_resident_bytes, seconds
 
 
 def network(backend: str, device: str) -> MambaIR:

@@ -12,9 +12,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
-from measuring import line, machine, peak_extra_bytes, seconds
 
 from basicsr.ops.selective_scan import available_backends, selective_scan
+from basicsr.utils.measuring import line, machine, peak_extra_bytes, seconds
 
 
 def exponentials(elements: int, device: str) -> float:

@@ -1,4 +1,4 @@
-"""Time, memory and the machine's name, for the benchmarks beside this file."""
+"""Time, memory and the machine's name, for benchmarks."""
 
 import os
 import platform

@@ -1,0 +1,108 @@
+"""Any folder of `<camera>/{LR,HR}` as the data of a grid: train on one camera, test on the others."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from basicsr.data.data_util import paired_paths_from_folder
+from basicsr.utils.img_util import imfrombytes, imwrite
+from basicsr.utils.matlab_functions import imresize
+from basicsr.utils.misc import write_text
+
+
+def find_cameras(data: Path) -> list[str]:
+    """The folders of `data` that hold `LR` and `HR`, sorted.
+
+    Raises:
+        FileNotFoundError: There is no such folder, or it has no cameras.
+    """
+    if not data.is_dir():
+        raise FileNotFoundError(f'--data: there is no folder {data}')
+    cameras = sorted(one.name for one in data.iterdir() if (one / 'LR').is_dir() and (one / 'HR').is_dir())
+    if len(cameras) < 2:
+        found = ', '.join(cameras) or 'none'
+        raise FileNotFoundError(
+            f'--data: {data} needs two cameras or more, folders that hold LR and HR, to train on one and test on the '
+            f'others; found: {found}'
+        )
+    return cameras
+
+
+def prepare_cameras(
+    data: Path, source: str, selection: int, scale: int, folder: Path, write: bool = True
+) -> dict[str, dict]:
+    """Data sets of a grid. Of the source camera's pictures, every so manieth selects, and the others train.
+
+    Bicubically reduced pictures of the training part are made for the pre-training; lists and these go to `folder`.
+
+    Args:
+        data: Folder of `<camera>/{LR,HR}`, pairs with equal names.
+        source: The camera to train on.
+        selection: How many of its pictures select.
+        scale: Of the pairs.
+        folder: Where to write.
+        write: Write; otherwise look alone.
+
+    Returns:
+        Sections by name: `pretrain`, `train`, `val`, and `test_<camera>` for each of the others.
+
+    Raises:
+        FileNotFoundError: There are no cameras.
+        ValueError: The source is none of them, has too few pictures, or pictures are unpaired or not to scale.
+    """
+    cameras = find_cameras(data)
+    if source not in cameras:
+        raise ValueError(f'--source: {data} has no camera {source!r}; there are {", ".join(cameras)}')
+    names = {camera: _pictures(data / camera) for camera in cameras}
+    own = names[source]
+    if len(own) < 2 * selection:
+        raise ValueError(f'{source} has {len(own)} pairs; half of them at most can select, not {selection}')
+    step = len(own) / selection
+    chosen = [own[int((index + 0.5) * step)] for index in range(selection)]
+    training = [name for name in own if name not in chosen]
+    if write:
+        folder.mkdir(parents=True, exist_ok=True)
+        for part, part_names in (('train', training), ('selection', chosen)):
+            write_text(folder / f'{part}.txt', '\n'.join(part_names) + '\n')
+        _reduce(data / source / 'HR', training, scale, folder / 'bicubic')
+    roots = {camera: _roots(data / camera) for camera in cameras}
+    train = {**roots[source], 'meta_info_file': str(folder / 'train.txt')}
+    return {
+        'pretrain': {**train, 'name': f'{source}_bicubic', 'dataroot_lq': str(folder / 'bicubic')},
+        'train': {**train, 'name': source},
+        'val': {**roots[source], 'meta_info_file': str(folder / 'selection.txt'), 'name': source},
+        **{f'test_{camera}': {**roots[camera], 'name': camera} for camera in cameras if camera != source},
+    }
+
+
+def _roots(camera: Path) -> dict[str, str]:
+    return {'dataroot_gt': str(camera / 'HR'), 'dataroot_lq': str(camera / 'LR')}
+
+
+def _pictures(camera: Path) -> list[str]:
+    pairs = paired_paths_from_folder([str(camera / 'LR'), str(camera / 'HR')], ['lq', 'gt'])
+    return [Path(pair['gt_path']).name for pair in pairs]
+
+
+def _reduce(folder: Path, names: list[str], scale: int, output: Path) -> None:
+    """Write bicubically reduced pictures, where they are not there yet."""
+
+    def reduce(name: str) -> None:
+        file, made = folder / name, (output / name).with_suffix('.png')
+        if made.is_file():
+            return
+        gt = imfrombytes(file.read_bytes(), float32=True)
+        if any(side % scale for side in gt.shape[:2]):
+            raise ValueError(f'{file} of {gt.shape[0]}x{gt.shape[1]} (height x width) is no multiple of scale {scale}')
+        lq = np.clip(imresize(gt, 1 / scale), 0, 1)
+        temporary = made.with_name(f'.{made.name}')
+        imwrite((lq * 255).round().astype(np.uint8), temporary, [cv2.IMWRITE_PNG_COMPRESSION, 3])
+        temporary.replace(made)
+
+    with ThreadPoolExecutor() as pool:
+        list(tqdm(pool.map(reduce, names), 'Reduce', len(names), unit='image', leave=False, disable=None))

@@ -1,0 +1,280 @@
+"""Running the cells of a grid: each in processes of its own, resumable, never twice at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from pathlib import Path
+from queue import SimpleQueue
+
+import torch
+from tqdm import tqdm
+
+from basicsr.reproduce.grid import Cell, Grid, differences
+from basicsr.utils.misc import write_text
+from basicsr.utils.options import dict2str
+from basicsr.utils.results import FILE, Results
+
+ROOT = Path(__file__).resolve().parents[2]
+_LAST_LINES = 15
+_POLL_SECONDS = 1.0
+
+
+class CellFailed(Exception):
+    """A process of a cell ended with an error; the message has its last lines."""
+
+
+class Cells:
+    """The cells of a grid and their files below its folder.
+
+    `cells/<name>.json` is what a cell was run with, `<name>.yml` and `<name>_test.yml` its option files, `<name>.log`
+    what its processes printed; `experiments/<name>/` and `results/<name>/` are what they left.
+
+    Args:
+        grid: The grid.
+        jobs: Cells that run at a time. Several share the processor's cores, and the GPUs, where there are any.
+    """
+
+    def __init__(self, grid: Grid, jobs: int = 1) -> None:
+        self.grid, self.jobs = grid, jobs
+        self.folder = grid.folder / 'cells'
+        self._slots: SimpleQueue[int] = SimpleQueue()
+        for slot in range(jobs):
+            self._slots.put(slot)
+        self._running: dict[str, subprocess.Popen] = {}
+        self._lock = threading.Lock()
+        self._stopping = False
+
+    def is_done(self, cell: Cell) -> bool:
+        """Whether the cell was trained and tested."""
+        return (self._results(cell.name) / FILE).is_file()
+
+    def results(self, cell: Cell) -> Results:
+        return Results.load(self._results(cell.name))
+
+    def reference(self) -> Results:
+        """Of the networks that no cell trains."""
+        return Results.load(self._results(self.grid.reference['name']))
+
+    def _results(self, name: str) -> Path:
+        return self.grid.folder / 'results' / name
+
+    def _weights(self, cell: Cell) -> Path:
+        return self.grid.folder / 'experiments' / cell.name / 'models'
+
+    def check(self, cell: Cell) -> None:
+        """Refuse a cell that was begun with other options.
+
+        Raises:
+            ValueError: Names the options, and what to do.
+        """
+        file = self.folder / f'{cell.name}.json'
+        if not file.is_file():
+            return
+        try:
+            before = json.loads(file.read_text())
+        except ValueError as error:
+            raise ValueError(f'{file} is broken ({error}); --redo runs the cell anew') from error
+        changed = list(differences(before, cell.record()))
+        if changed:
+            shown = '\n  '.join(changed[:8] + ([f'and {len(changed) - 8} more'] if len(changed) > 8 else []))
+            raise ValueError(
+                f'the cell {cell.name} was run with other options:\n  {shown}\nGive the grid another --name, undo the '
+                'change, or say --redo: what there is is kept under another name, and the cell runs anew'
+            )
+
+    def forget(self, cell: Cell) -> None:
+        """Keep the files of a cell under other names, so that it runs anew."""
+        for path in (self.folder / f'{cell.name}.json', self._results(cell.name), self._weights(cell).parent):
+            if path.exists():
+                number = 1
+                while (kept := path.with_name(f'{path.name}.before_{number}')).exists():
+                    number += 1
+                path.rename(kept)
+
+    def run(self, cells: list[Cell], on_done: Callable[[Cell], None] = lambda cell: None) -> dict[str, str]:
+        """Run what is not done, several at a time; a bar shows the iterations of all.
+
+        Args:
+            cells: The cells, which have been checked.
+            on_done: Called after each, in the main thread.
+
+        Returns:
+            What went wrong, by cell; the others are done.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C or SIGTERM; running trainings have saved where they are.
+        """
+        left = [cell for cell in cells if not self.is_done(cell)]
+        failed: dict[str, str] = {}
+        total = sum(cell.train['train']['total_iter'] for cell in left)
+        with (
+            _terminated_as_interrupted(),
+            ThreadPoolExecutor(self.jobs) as pool,
+            tqdm(total=total, desc=self.grid.name, unit='it', disable=None) as bar,
+        ):
+            futures = {pool.submit(self._run_cell, cell): cell for cell in left}
+            waiting = set(futures)
+            try:
+                while waiting:
+                    done, waiting = wait(waiting, _POLL_SECONDS, FIRST_COMPLETED)
+                    self._show(bar, left)
+                    for future in done:
+                        try:
+                            future.result()
+                            on_done(futures[future])
+                        except (CellFailed, OSError, ValueError) as error:
+                            failed[futures[future].name] = str(error)
+            except KeyboardInterrupt:
+                self._stop()
+                raise
+        return failed
+
+    def _show(self, bar: tqdm, cells: list[Cell]) -> None:
+        done = 0
+        for cell in cells:
+            total = cell.train['train']['total_iter']
+            done += total if self.is_done(cell) else min(total, _iterations(self.folder / f'{cell.name}.log'))
+        with self._lock:
+            bar.set_postfix_str(', '.join(self._running), refresh=False)
+        bar.update(done - bar.n)
+
+    def _stop(self) -> None:
+        with self._lock:
+            self._stopping = True
+            for process in self._running.values():
+                process.send_signal(signal.SIGINT)
+
+    def _run_cell(self, cell: Cell) -> None:
+        slot = self._slots.get()
+        try:
+            with self._own(cell) as lock:
+                if self.is_done(cell):  # another run of the grid was quicker
+                    return
+                self.folder.mkdir(parents=True, exist_ok=True)
+                write_text(self.folder / f'{cell.name}.json', json.dumps(cell.record(), indent=1) + '\n')
+                train = self._option_file(cell.name, cell.train)
+                if not (self._weights(cell) / 'net_g_latest.pth').is_file():
+                    self._process(cell.name, slot, lock, 'Train_pip.py', '-opt', str(train), '--auto_resume')
+                if cell.test['datasets']:
+                    test = {**cell.test, 'path': {**cell.test['path'], **self.published(cell)}}
+                    self._test(cell.name, test, slot, lock)
+        finally:
+            self._slots.put(slot)
+
+    def published(self, cell: Cell) -> dict[str, str]:
+        """The section `path` of a test: what the training has selected, or else its end."""
+        best = self._weights(cell) / 'net_g_best.pth'
+        weights = best if best.is_file() else best.with_name('net_g_latest.pth')
+        averaged = cell.train['train'].get('ema_decay') or cell.train['train'].get('ema_time')
+        return {'pretrain_network_g': str(weights), 'param_key_g': 'params_ema' if averaged else 'params'}
+
+    def run_reference(self) -> None:
+        """Test the networks that no cell trains, where that is not done.
+
+        Raises:
+            CellFailed: The test ended with an error.
+        """
+        opt = self.grid.reference
+        if opt['datasets'] and not (self._results(opt['name']) / FILE).is_file():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with _locked(self.folder / f'{opt["name"]}.lock', opt['name']) as lock:
+                self._test(opt['name'], opt, 0, lock)
+
+    def _test(self, name: str, opt: dict, slot: int, lock: int) -> None:
+        self._process(name, slot, lock, 'basicsr/test.py', '-opt', str(self._option_file(f'{name}_test', opt)))
+
+    def _option_file(self, name: str, opt: dict) -> Path:
+        file = self.folder / f'{name}.yml'
+        write_text(file, dict2str(opt))
+        return file
+
+    def _own(self, cell: Cell):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return _locked(self.folder / f'{cell.name}.lock', cell.name)
+
+    def _process(self, name: str, slot: int, lock: int, script: str, *arguments: str) -> None:
+        log = self.folder / f'{name}.log'
+        with open(log, 'ab') as output:
+            begin = output.tell()
+            with self._lock:
+                if self._stopping:
+                    raise CellFailed('stopped')
+                process = subprocess.Popen(
+                    [sys.executable, str(ROOT / script), *arguments],
+                    stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=self._environment(slot),
+                    start_new_session=True,  # Ctrl-C is passed on once, by _stop
+                    pass_fds=[lock],  # held as long as the process lives, even where this one is killed
+                )  # fmt: skip
+                self._running[name] = process
+        try:
+            code = process.wait()
+        finally:
+            with self._lock:
+                del self._running[name]
+        if code:
+            with open(log, 'rb') as output:
+                output.seek(begin)
+                lines = output.read().decode(errors='replace').splitlines()[-_LAST_LINES:]
+            raise CellFailed(f'{script} ended with code {code}; the end of {log}:\n    ' + '\n    '.join(lines))
+
+    def _environment(self, slot: int) -> dict[str, str]:
+        env = dict(os.environ)
+        if self.jobs > 1:
+            env.setdefault('OMP_NUM_THREADS', str(max(1, len(os.sched_getaffinity(0)) // self.jobs)))
+        devices = [one for one in env.get('CUDA_VISIBLE_DEVICES', '').split(',') if one]
+        devices = devices or [str(index) for index in range(torch.cuda.device_count())]
+        if devices:
+            env['CUDA_VISIBLE_DEVICES'] = devices[slot % len(devices)]
+        return env
+
+
+def _iterations(log: Path) -> int:
+    """The last iteration that a training has logged."""
+    try:
+        with open(log, 'rb') as file:
+            file.seek(max(0, log.stat().st_size - 4096))
+            found = re.findall(rb', iter ([\d,]+),', file.read())
+    except OSError:
+        return 0
+    return int(found[-1].replace(b',', b'')) if found else 0
+
+
+@contextmanager
+def _locked(path: Path, name: str) -> Iterator[int]:
+    """Hold a lock that processes started inside inherit.
+
+    Raises:
+        ValueError: Another process has it.
+    """
+    with open(path, 'w') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(
+                f'another process is at work on the cell {name} ({path}): wait for it, or end it first'
+            ) from error
+        yield file.fileno()
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM is treated as Ctrl-C is."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

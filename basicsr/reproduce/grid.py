@@ -1,0 +1,240 @@
+"""What a grid file describes: variants of an option file, each with several seeds; every pair is a cell."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from basicsr.utils.option_check import check_options, check_section
+from basicsr.utils.option_file import load_options, merge, override, yaml_load
+from basicsr.utils.option_schema import FolderName
+from basicsr.utils.option_types import List, Section, Whole, option
+from basicsr.utils.registry import did_you_mean
+
+PRETRAINING = 'pretraining'
+BICUBIC, BEFORE = 'bicubic', 'pre-trained'
+_FREE = ('num_gpu', 'data_hint', 'logger.print_freq', 'logger.use_tb_logger', 'logger.wandb', 'logger.keep_checkpoints')
+"""Options that change no result, and so may differ in a cell that is used again."""
+_CHECKPOINTS = 10
+
+
+class CamerasSection(Section):
+    """cameras"""
+
+    source: str = option(None, 'The camera to train on: a folder of the data.')
+    selection: Whole(1) = option(10, "How many of the source's pictures select the best network.")
+
+
+class GridSection(Section):
+    """A grid file."""
+
+    name: FolderName = option(..., 'Name of the grid and of its folder.')
+    title: str = option(None, 'Heading of the tables.')
+    base: str = option(..., 'Option file that every variant changes, relative to the grid file.')
+    pretrain: str = option(None, 'Option file that is trained once, before all others, and where they begin.')
+    cameras: CamerasSection = option(None, 'Data of --data: folders <camera>/{LR,HR}; otherwise that of the base.')
+    kind: Literal['quality', 'cost'] = option('quality', 'quality trains and tests; cost measures steps.')
+    seeds: List(Whole(0), 1) = option([0, 1, 2], 'Seeds; each variant runs with each.')
+    baseline: str = option(None, 'Variant that the others are compared with. Default: the first.')
+    variants: dict[str, Any] = option(..., 'By label: what each changes of the base.')
+    axis: str = option(None, 'Name of the quantity that the labels are values of, for a plot over it.')
+    set: dict[str, Any] = option(None, 'What all variants change of the base.')
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training and its test.
+
+    Attributes:
+        name: Of its files.
+        variant, seed: What it is.
+        train: Options of the training, without the unseen cameras.
+        test: Options of the test, but for the checkpoint.
+    """
+
+    name: str
+    variant: str
+    seed: int
+    train: dict = field(hash=False)
+    test: dict = field(hash=False)
+
+    def record(self) -> dict[str, Any]:
+        """What has to be the same where the cell is used again, as JSON gives it back."""
+        kept = json.loads(json.dumps({'train': _without_free(self.train), 'test': _without_free(self.test)}))
+        weights = self.train.get('path', {}).get('pretrain_network_g')
+        if weights and Path(weights).is_file():
+            kept['pretrain_network_g'] = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+        return kept
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A grid file, read and checked.
+
+    Attributes:
+        name, title, kind, baseline, axis: As in the file.
+        variants: Labels in the file's order.
+        cells: Of the variants, by seed.
+        pretraining: The cell that comes first, or None.
+        reference: Test options of what no cell trains: bicubic interpolation, and the network that all begin with.
+        folder: Where all of it goes.
+    """
+
+    name: str
+    title: str
+    kind: str
+    baseline: str
+    axis: str | None
+    variants: list[str]
+    cells: list[Cell]
+    pretraining: Cell | None
+    reference: dict
+    folder: Path
+
+
+def grid_section(path: Path, name: str | None = None) -> tuple[GridSection, Path]:
+    """(what the grid file says, its base file); `name` replaces that of the file.
+
+    Raises:
+        FileNotFoundError, ValueError: There is no such file; all mistakes in it.
+    """
+    written, _ = load_options(path)
+    if name is not None:
+        written['name'] = name
+    section = check_section(GridSection, written, path.stem)
+    if section.baseline and section.baseline not in section.variants:
+        known = did_you_mean(section.baseline, section.variants)
+        raise ValueError(f'{path}: baseline: no variant is called {section.baseline!r}{known}')
+    return section, (path.parent / section.base).resolve()
+
+
+def read_grid(
+    path: Path,
+    section: GridSection,
+    folder: Path,
+    changes: Iterable[str] = (),
+    datasets: dict | None = None,
+    seeds: Iterable[int] | None = None,
+) -> Grid:
+    """The cells of a grid, whose options are all checked.
+
+    Args:
+        path: The grid file.
+        section: Of `grid_section`.
+        folder: Where results go.
+        changes: `a.b=value` for every cell; those of the network also for the pre-training.
+        datasets: Sections for all cells, by name, in place of those of the files; `pretrain` for the pre-training.
+        seeds: In place of the file's.
+
+    Raises:
+        FileNotFoundError, ValueError: A file is missing; the mistakes of every cell.
+    """
+    changes = list(changes)
+    base = merge(yaml_load((path.parent / section.base).resolve()), copy.deepcopy(section.set or {}))
+    pretraining = _pretraining(section, path, folder, changes, datasets)
+    mistakes, cells = [], []
+    for label, own in section.variants.items():
+        opt = merge(base, copy.deepcopy(own or {}))
+        try:
+            chosen = section.seeds if seeds is None else seeds
+            cells += [_cell(label, seed, opt, folder, changes, datasets, pretraining) for seed in chosen]
+        except ValueError as error:
+            mistakes.append(f'{label}: {error}')
+    names = [cell.name for cell in cells]
+    mistakes += [f'two cells would have the files {name}' for name in sorted({n for n in names if names.count(n) > 1})]
+    if mistakes:
+        raise ValueError(f'{path}:\n' + '\n'.join(mistakes))
+    return Grid(
+        section.name, section.title or section.name, section.kind, section.baseline or next(iter(section.variants)),
+        section.axis, list(section.variants), cells, pretraining, _reference(cells[0]), folder,
+    )  # fmt: skip
+
+
+def _cell(
+    label: str, seed: int, opt: dict, folder: Path, changes: list[str], datasets: dict | None, pretraining: Cell | None
+) -> Cell:
+    opt = copy.deepcopy(opt)
+    if datasets is not None:
+        opt['datasets'] = _with_data(opt['datasets'], datasets)
+    if pretraining:
+        weights = folder / 'experiments' / PRETRAINING / 'models' / 'net_g_latest.pth'
+        opt['path'] = {**(opt.get('path') or {}), 'pretrain_network_g': str(weights), 'pretrain_opt': None}
+    name = f'{re.sub(r"[^0-9A-Za-z.+-]+", "_", label).strip("_")}_seed{seed}'
+    return _checked(name, label, seed, opt, folder, changes)
+
+
+def _pretraining(
+    section: GridSection, path: Path, folder: Path, changes: list[str], datasets: dict | None
+) -> Cell | None:
+    if not section.pretrain:
+        return None
+    opt = yaml_load((path.parent / section.pretrain).resolve())
+    if datasets is not None:
+        opt['datasets'] = _with_data({'train': opt['datasets']['train']}, {'train': datasets['pretrain']})
+    shared = [text for text in changes if text.startswith(('network_g.', 'num_gpu='))]
+    return _checked(PRETRAINING, PRETRAINING, opt.get('manual_seed') or 0, opt, folder, shared)
+
+
+def _with_data(written: dict, datasets: dict) -> dict:
+    """The data sets of a file, with pictures of another place: what concerns training stays."""
+    kept = {'type': 'PairedImageDataset'}
+    return {
+        phase: {**(written.get(phase.split('_')[0]) or kept), **section}
+        if phase in ('train', 'val')
+        else {**kept, **section}
+        for phase, section in datasets.items()
+        if phase != 'pretrain'
+    }
+
+
+def _checked(name: str, label: str, seed: int, opt: dict, folder: Path, changes: list[str]) -> Cell:
+    override(opt, changes)
+    opt.update(name=name, manual_seed=seed)
+    opt['path'] = {**(opt.get('path') or {}), 'output_root': str(folder)}
+    total = (opt.get('train') or {}).get('total_iter')
+    logger = opt['logger'] = dict(opt.get('logger') or {})
+    if isinstance(total, int | float) and not logger.get('save_checkpoint_freq'):
+        logger['save_checkpoint_freq'] = max(1, int(total) // _CHECKPOINTS)
+    logger.setdefault('keep_checkpoints', 2)
+    opt['datasets'] = {phase: own for phase, own in opt['datasets'].items() if own is not None}
+    checked, _ = check_options(opt, is_train=True)
+    unseen = {phase: own for phase, own in checked['datasets'].items() if phase.startswith('test')}
+    train = {**checked, 'datasets': {phase: own for phase, own in checked['datasets'].items() if phase not in unseen}}
+    left_out = ('train', 'logger', 'datasets', 'dist_params', 'quickstart_data')
+    test = {**{key: value for key, value in checked.items() if key not in left_out}, 'datasets': unseen}
+    return Cell(name, label, seed, train, test)
+
+
+def _reference(cell: Cell) -> dict:
+    """Test options of bicubic interpolation, and of the network that training begins with where there is one."""
+    opt = copy.deepcopy(cell.test)
+    bicubic = {'type': 'Bicubic', 'upscale': opt.get('scale') or 1}
+    if opt['path'].get('pretrain_network_g'):
+        return {**opt, 'name': BEFORE, 'compare': {BICUBIC: {'network_g': bicubic}}}
+    return {**opt, 'name': BICUBIC, 'network_g': bicubic}
+
+
+def _without_free(opt: dict) -> dict:
+    opt = copy.deepcopy(opt)
+    for path in _FREE:
+        *sections, last = path.split('.')
+        below = opt
+        for section in sections:
+            below = below.get(section) or {}
+        below.pop(last, None)
+    return opt
+
+
+def differences(before: Any, now: Any, path: str = '') -> Iterator[str]:
+    """The dotted options in which two records differ, with both values."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in [*before, *(key for key in now if key not in before)]:
+            yield from differences(before.get(key), now.get(key), f'{path}.{key}' if path else str(key))
+    elif before != now:
+        yield f'{path}: {before!r}, now {now!r}'

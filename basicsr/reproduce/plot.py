@@ -1,0 +1,89 @@
+"""Figures of a grid."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from basicsr.utils.plots import STABLE_COLOUR, UNSTABLE_COLOUR, save_figure
+from basicsr.utils.statistics import Estimate
+
+_ROW_INCHES, _COLUMN_INCHES = 0.32, 2.3
+
+
+def plot_differences(
+    rows: Mapping[str, Mapping[str, Estimate | None]], path: str | os.PathLike, axis: str, title: str = ''
+) -> None:
+    """Intervals of the differences to a baseline: a row a variant, a panel a domain; those beside zero stand out.
+
+    Args:
+        rows: By variant and domain.
+        path: Of the PNG file.
+        axis: What the horizontal axes show.
+        title: Above the figure.
+    """
+    panels = list(next(iter(rows.values())))
+    size = (_COLUMN_INCHES * len(panels) + 1.6, _ROW_INCHES * len(rows) + 1.3)
+    figure = Figure(figsize=size, layout='constrained')
+    for column, (panel, axes) in enumerate(
+        zip(panels, figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], strict=True)
+    ):
+        for row, found in enumerate(cells[panel] for cells in rows.values()):
+            if found is None:
+                continue
+            colour = (STABLE_COLOUR if found.mean > 0 else UNSTABLE_COLOUR) if found.excludes_zero else '0.45'
+            if not math.isnan(found.low):
+                axes.plot([found.low, found.high], [row, row], color=colour, lw=2, solid_capstyle='round')
+            axes.plot(found.mean, row, 'o', color=colour, ms=5)
+        axes.axvline(0, color='0.2', lw=0.8, zorder=0)
+        axes.set_title(panel, fontsize=10)
+        axes.grid(axis='x', color='0.9', lw=0.6)
+        axes.set_axisbelow(True)
+        axes.spines[['top', 'right', 'left']].set_visible(False)
+        axes.tick_params(labelsize=8)
+        if not column:
+            axes.set_yticks(range(len(rows)), list(rows), fontsize=9)
+            axes.set_ylim(len(rows) - 0.5, -0.5)
+    figure.supxlabel(axis, fontsize=9)
+    figure.suptitle(title, fontsize=11)
+    save_figure(figure, path, dpi=150)
+
+
+def plot_axis(spreads: Mapping[str, Any], axis: str, metric: str, path: str | os.PathLike, title: str = '') -> None:
+    """A metric over the quantity that labels are values of; labels that are no numbers are horizontal lines.
+
+    Args:
+        spreads: By label, `mean` and `deviation`.
+        axis: Name of the quantity.
+        metric: Name of the measure.
+        path: Of the PNG file.
+        title: Above the figure.
+    """
+    figure = Figure(figsize=(6, 4), layout='constrained')
+    axes = figure.add_subplot(xlabel=axis, ylabel=f'{metric}, average of the unseen')
+    numbers = {float(label): spread for label, spread in spreads.items() if _is_number(label)}
+    places = sorted(numbers)
+    if places:
+        errors = [0 if math.isnan(numbers[x].deviation) else numbers[x].deviation for x in places]
+        means = [numbers[x].mean for x in places]
+        axes.errorbar(places, means, errors, color=STABLE_COLOUR, marker='o', capsize=3, label=f'by {axis}')
+        if places[0] > 0 and places[-1] / places[0] >= 20:
+            axes.set_xscale('log')
+    for index, (label, spread) in enumerate((one, own) for one, own in spreads.items() if not _is_number(one)):
+        axes.axhline(spread.mean, color=UNSTABLE_COLOUR, ls=('--', ':', '-.')[index % 3], lw=1.2, label=label)
+    axes.grid(color='0.92', lw=0.6)
+    axes.spines[['top', 'right']].set_visible(False)
+    axes.legend(frameon=False, fontsize=9)
+    axes.set_title(title, loc='left', fontsize=11)
+    save_figure(figure, path, dpi=150)
+
+
+def _is_number(label: str) -> bool:
+    try:
+        return math.isfinite(float(label))
+    except ValueError:
+        return False

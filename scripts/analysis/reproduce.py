@@ -1,0 +1,129 @@
+"""Check a claim: train and test a grid of variants with several seeds, and make the table.
+
+    python scripts/analysis/reproduce.py -opt options/experiments/drealsr_main.yml
+    python scripts/analysis/reproduce.py -opt options/experiments/cameras_main.yml --data FOLDER --source CAMERA
+
+Cells are separate processes; those that are done are used again, and a run that was interrupted goes on where it was.
+A cell whose options changed since it was run is refused. Everything goes to `experiments/<name of the grid>/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import runpy
+import shlex
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+if __name__ == '__main__':
+    runpy.run_path(str(ROOT / 'basicsr' / 'utils' / 'own_copy.py'))['use_own_copy'](ROOT)
+
+import basicsr.models  # noqa: F401  registers what option files name
+from basicsr.reproduce.cameras import prepare_cameras
+from basicsr.reproduce.cells import CellFailed, Cells
+from basicsr.reproduce.cost import measure_cost
+from basicsr.reproduce.grid import Cell, Grid, grid_section, read_grid
+from basicsr.reproduce.report import write_report
+from basicsr.utils.command_line import run_from_command_line
+from basicsr.utils.option_file import yaml_load
+from basicsr.utils.registry import did_you_mean
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('-opt', metavar='FILE', type=Path, required=True, help='grid file, see options/experiments')
+    parser.add_argument('--data', metavar='FOLDER', type=Path, help='pictures of a cameras grid: <camera>/{LR,HR}')
+    parser.add_argument('--source', metavar='CAMERA', help='the camera of --data to train on')
+    parser.add_argument('--name', help="name of the grid and of its folder, in place of the file's")
+    parser.add_argument('--jobs', type=int, default=1, help='cells that run at a time, default 1')
+    parser.add_argument('--variants', nargs='+', metavar='LABEL', help='these variants alone')
+    parser.add_argument('--seeds', nargs='+', type=int, metavar='N', help="seeds in place of the file's")
+    parser.add_argument(
+        '--set', nargs='+', action='extend', default=[], metavar='a.b=value', help='change options of every cell'
+    )
+    parser.add_argument(
+        '--redo', action='store_true', help='run cells anew whose options changed; the old ones are kept'
+    )
+    parser.add_argument('--table', action='store_true', help='run nothing; make the table of what is done')
+    parser.add_argument('--check', action='store_true', help='look at all options; make nothing')
+    parser.add_argument('--debug', action='store_true', help='show tracebacks of errors in options and data')
+    return parser
+
+
+def load(args: argparse.Namespace) -> Grid:
+    """The grid of a command line, with its data."""
+    section, base = grid_section(args.opt, args.name)
+    folder, datasets = ROOT / 'experiments' / section.name, None
+    if section.cameras:
+        source = args.source or section.cameras.source
+        if not args.data or not source:
+            raise ValueError(f'{args.opt}: needs --data, a folder of <camera>/{{LR,HR}}, and --source, one of them')
+        prepared = (args.data.resolve(), source, section.cameras.selection, yaml_load(base)['scale'], folder / 'data')
+        datasets = prepare_cameras(*prepared, write=not args.check)
+    elif args.data or args.source:
+        raise ValueError(f'{args.opt}: has data of its own; --data and --source belong to grids with `cameras`')
+    return read_grid(args.opt, section, folder, args.set, datasets, args.seeds)
+
+
+def asked_for(grid: Grid, labels: list[str] | None) -> list[Cell]:
+    """The cells of these variants; None is all of them."""
+    unknown = [label for label in labels or [] if label not in grid.variants]
+    if unknown:
+        raise ValueError(f'--variants: none is called {unknown[0]!r}{did_you_mean(unknown[0], grid.variants)}')
+    return [cell for cell in grid.cells if labels is None or cell.variant in labels]
+
+
+def refuse_changed(cells: Cells, which: list[Cell], redo: bool) -> None:
+    """Raise a ValueError for cells that were run with other options, or put what they left aside."""
+    for cell in which:
+        try:
+            cells.check(cell)
+        except ValueError:
+            if not redo:
+                raise
+            cells.forget(cell)
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.jobs < 1:
+        raise ValueError(f'--jobs must be at least 1, not {args.jobs}')
+    grid = load(args)
+    wanted = asked_for(grid, args.variants)
+    print(f'{grid.name}: {len(grid.variants)} variants, {len(grid.cells)} cells, in {grid.folder}')
+    if args.check:
+        return
+    if grid.kind == 'cost':
+        print(measure_cost(grid, command()))
+        return
+    cells, failed = Cells(grid, args.jobs), {}
+    if not args.table:
+        if grid.pretraining:
+            refuse_changed(cells, [grid.pretraining], args.redo)
+            failed = cells.run([grid.pretraining])
+        if not failed:
+            refuse_changed(cells, wanted, args.redo)
+            cells.run_reference()
+            failed = cells.run(wanted, on_done=lambda cell: write_report(grid, cells, command()))
+    files = write_report(grid, cells, command())
+    if files:
+        print(files[0].read_text())
+        print('Written: ' + ', '.join(map(str, files)))
+    if failed:
+        raise CellFailed('\n'.join(f'{name}: {message}' for name, message in failed.items()))
+
+
+def command() -> str:
+    return shlex.join(['python', 'scripts/analysis/reproduce.py', *sys.argv[1:]])
+
+
+def main() -> None:
+    args = parser().parse_args()
+    try:
+        run_from_command_line(lambda: run(args), args.debug)
+    except CellFailed as error:
+        sys.exit(f'error: {error}')
+
+
+if __name__ == '__main__':
+    main()
