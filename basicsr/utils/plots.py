@@ -121,7 +121,7 @@ def difference_boxes(
     empty = [domain for domain, values in differences.items() if not len(values)]
     if empty or not differences:
         raise ValueError(f'there are no differences to draw{" of " + ", ".join(empty) if empty else ""}')
-    figure = Figure(figsize=(max(4.0, 1.2 * len(differences) + 1), 4.2), layout='constrained')
+    figure = Figure(figsize=(max(4.0, 1.5 * len(differences) + 1), 4.2), layout='constrained')
     axes = figure.add_subplot(ylabel=label)
     axes.axhline(0, color='0.35', lw=1, zorder=0)
     for place, (domain, values) in enumerate(differences.items()):
@@ -143,7 +143,7 @@ def difference_boxes(
     axes.set_axisbelow(True)
     axes.spines[['top', 'right']].set_visible(False)
     axes.set_title('line: median, diamond: mean', loc='right', fontsize=8, color='0.35')
-    _save(figure, path, dpi=150)
+    save_figure(figure, path, dpi=150)
 
 
 def most_detailed_crop(img: np.ndarray, size: int) -> tuple[int, int]:
@@ -159,16 +159,23 @@ def most_detailed_crop(img: np.ndarray, size: int) -> tuple[int, int]:
     Raises:
         ValueError: the window does not fit in the picture.
     """
-    luma = _luma(img)
-    return _window_with_most(cv2.Sobel(luma, cv2.CV_32F, 1, 0) ** 2 + cv2.Sobel(luma, cv2.CV_32F, 0, 1) ** 2, size)
+    return _place_of_most(_window_sums(_gradient_energy(_luma(img)), size))
 
 
 def most_different_crop(img: np.ndarray, other: np.ndarray, size: int) -> tuple[int, int]:
-    """Finds the window in which two pictures of one size differ most, by the squares of their lumas' differences.
+    """Finds the window in which two pictures of one size differ most where there is something to see.
 
-    Arguments, value and errors as for `most_detailed_crop`.
+    That is where the product of two energies is largest: of the gradients of both, and of their lumas' difference, less
+    what is a shift of brightness and smoothed, since pictures that hardly differ do so by rounding everywhere. Where
+    they do not differ at all, it is the most detailed window. Arguments, value and errors as for `most_detailed_crop`.
     """
-    return _window_with_most((_luma(img) - _luma(other)) ** 2, size)
+    one, two = _luma(img), _luma(other)
+    difference = cv2.GaussianBlur(one - two, (0, 0), 1.5)
+    difference -= cv2.GaussianBlur(difference, (0, 0), max(1.0, size / 4))
+    differing = _window_sums(difference**2, size)
+    if differing.max() < 1e-6 * size**2:
+        return most_detailed_crop(img, size)
+    return _place_of_most(differing * _window_sums(_gradient_energy(one) + _gradient_energy(two), size))
 
 
 def _luma(img: np.ndarray) -> np.ndarray:
@@ -176,13 +183,21 @@ def _luma(img: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(luma, cv2.COLOR_BGR2GRAY) if luma.ndim == 3 else luma
 
 
-def _window_with_most(energy: np.ndarray, size: int) -> tuple[int, int]:
+def _gradient_energy(luma: np.ndarray) -> np.ndarray:
+    return cv2.Sobel(luma, cv2.CV_32F, 1, 0) ** 2 + cv2.Sobel(luma, cv2.CV_32F, 0, 1) ** 2
+
+
+def _window_sums(energy: np.ndarray, size: int) -> np.ndarray:
+    """The sum in each window, by its top-left corner."""
     height, width = energy.shape
     if not 0 < size <= min(height, width):
         raise ValueError(f'a crop of {size} px does not fit in a picture of {height} x {width}; choose a smaller one')
     total = cv2.integral(energy, sdepth=cv2.CV_64F)
-    window = total[size:, size:] - total[:-size, size:] - total[size:, :-size] + total[:-size, :-size]
-    y, x = np.unravel_index(np.argmax(window[::4, ::4]), window[::4, ::4].shape)
+    return total[size:, size:] - total[:-size, size:] - total[size:, :-size] + total[:-size, :-size]
+
+
+def _place_of_most(sums: np.ndarray) -> tuple[int, int]:
+    y, x = np.unravel_index(np.argmax(sums[::4, ::4]), sums[::4, ::4].shape)
     return 4 * int(y), 4 * int(x)
 
 

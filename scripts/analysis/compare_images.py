@@ -11,13 +11,11 @@ and `differences.png`, the paired differences of each domain's pictures.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import runpy
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 if __name__ == '__main__':
@@ -28,36 +26,14 @@ import numpy as np
 
 from basicsr.utils.img_util import imfrombytes
 from basicsr.utils.matlab_functions import imresize
-from basicsr.utils.plots import crop_sheet, difference_boxes, most_detailed_crop, most_different_crop
+from basicsr.utils.plots import crop_sheet, difference_boxes, most_different_crop
 from basicsr.utils.registry import did_you_mean
+from basicsr.utils.result_tables import number
+from basicsr.utils.results import FILE, Results
 
-RESULTS = 'results.json'
 BICUBIC = 'bicubic'
 Image = tuple[str, str, float]
 """Domain, picture, gain."""
-
-
-def read_results(folder: Path) -> dict[str, Any]:
-    """The `results.json` of a test.
-
-    Raises:
-        FileNotFoundError: There is none.
-        ValueError: It is not one, or holds a single network.
-    """
-    path = folder / RESULTS
-    if not path.is_file():
-        raise FileNotFoundError(f'there is no {str(path)!r}; basicsr/test.py writes it')
-    try:
-        results = json.loads(path.read_text(encoding='utf-8'))
-        missing = {'metrics', 'networks', 'domains', 'scores'} - results.keys()
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f'{str(path)!r} is damaged ({error}); test again') from error
-    if missing:
-        raise ValueError(f'{str(path)!r} has no {", ".join(sorted(missing))}; test again')
-    if len(results['networks']) < 2 or not results['metrics']:
-        raise ValueError(f'{str(path)!r} holds {len(results["networks"])} networks and {len(results["metrics"])} metrics; '
-                         'differences need two networks, tested in one run, and a metric')  # fmt: skip
-    return results
 
 
 def choose(option: str, wanted: str | None, known: Sequence[str], default: str) -> str:
@@ -67,18 +43,21 @@ def choose(option: str, wanted: str | None, known: Sequence[str], default: str) 
     return wanted or default
 
 
-def gains(results: Mapping[str, Any], metric: str, network: str, reference: str) -> dict[str, dict[str, float]]:
+def gains(results: Results, metric: str, network: str, reference: str) -> dict[str, dict[str, float]]:
     """By domain and picture, how much better `network` is than `reference`: positive is better for any metric.
 
-    Pictures that both have a finite value for count; two infinite values, of pictures equal to the truth, do not.
+    Pictures that have finite values of both count: of pictures equal to the truth, PSNR has none.
     """
-    sign = -1 if results['metrics'][metric] == 'lower' else 1
+    sign = -1 if results.metrics[metric] == 'lower' else 1
     found: dict[str, dict[str, float]] = {}
-    for domain, images in results['scores'][network].items():
-        others = results['scores'][reference].get(domain, {})
-        pairs = {image: (scores.get(metric), others.get(image, {}).get(metric)) for image, scores in images.items()}
-        values = {image: sign * (one - other) for image, (one, other) in pairs.items() if None not in (one, other)}
-        values = {image: value for image, value in values.items() if math.isfinite(value)}
+    for domain, pictures in results.scores[network].items():
+        others = results.scores[reference][domain]
+        values = {
+            picture: sign * (scores[metric] - others[picture][metric])
+            for picture, scores in pictures.items()
+            if metric in scores and metric in others[picture]
+        }
+        values = {picture: value for picture, value in values.items() if math.isfinite(value)}
         if values:
             found[domain] = values
     if not found:
@@ -103,20 +82,21 @@ def read_picture(path: Path | str, hint: str) -> np.ndarray:
         raise ValueError(f'cannot read the picture {str(path)!r}: {error}') from error
 
 
-def views(folder: Path, results: Mapping[str, Any], domain: str, image: str) -> dict[str, np.ndarray | None]:
+def views(folder: Path, results: Results, domain: str, image: str) -> dict[str, np.ndarray | None]:
     """A picture's columns, all of the size of the networks' output; truth is None where there is none."""
-    files = results['domains'][domain]['images'][image]
+    files = results.domains[domain]['images'][image]
     pictures = folder / 'visualization' / domain
     hint = 'test again with --set val.save_img=true'
-    made = {name: read_picture(pictures / f'{image}_{name}.png', hint) for name in results['networks']}
-    lq = read_picture(files['lq'], f'{RESULTS} names it; has the data been moved?')
+    made = {name: read_picture(pictures / f'{image}_{name}.png', hint) for name in results.networks}
+    there = f'{FILE} names it; was the data moved, or is it an LMDB?'
+    lq = read_picture(files.get('lq', ''), there)
     height, width = next(iter(made.values())).shape[:2]
     scale = round(height / lq.shape[0])
     if BICUBIC not in made:
         enlarged = imresize(lq.astype(np.float32) / 255, scale)
         made = {BICUBIC: (enlarged.clip(0, 1) * 255).round().astype(np.uint8), **made}
     lr = cv2.resize(lq, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
-    truth = read_picture(files['gt'], f'{RESULTS} names it; has the data been moved?') if files.get('gt') else None
+    truth = read_picture(files['gt'], there) if files.get('gt') else None
     shown = {'LR': lr, BICUBIC: made.pop(BICUBIC), **made, 'truth': truth}
     for name, picture in shown.items():
         if picture is not None and (picture.shape[0] < height or picture.shape[1] < width):
@@ -127,53 +107,56 @@ def views(folder: Path, results: Mapping[str, Any], domain: str, image: str) -> 
 def sheet_row(
     shown: Mapping[str, np.ndarray | None], scores: Mapping[str, float], network: str, reference: str, size: int
 ) -> list[tuple[np.ndarray, str]]:
-    """Crops of one place, with each network's value below: where the two differ most, else where detail is."""
-    one, other = shown[network], shown[reference]
-    size = min(size, *one.shape[:2])
-    same = np.array_equal(one, other)
-    top, left = most_detailed_crop(one, size) if same else most_different_crop(one, other, size)
+    """Crops of the place where the two networks differ most, with each network's value below."""
+    size = min(size, *shown[network].shape[:2])
+    top, left = most_different_crop(shown[network], shown[reference], size)
     window = (slice(top, top + size), slice(left, left + size))
     blank = np.full((size, size, 3), 255, np.uint8)
     return [
-        (blank if picture is None else picture[window], f'{scores[name]:.4g}' if name in scores else '')
+        (blank if picture is None else picture[window], number(scores[name]) if name in scores else '')
         for name, picture in shown.items()
     ]
 
 
-def write_sheet(
-    folder: Path, results: Mapping[str, Any], images: Sequence[Image], args: argparse.Namespace, path: Path
-) -> None:
-    """A sheet with a row for each of `images`."""
+def sheet(
+    results: Results, images: Sequence[Image], args: argparse.Namespace
+) -> tuple[list[tuple[str, list[tuple[np.ndarray, str]]]], list[str]]:
+    """Rows and titles of a sheet of `images`, as `crop_sheet` takes them."""
     rows, titles = [], []
     for domain, image, gain in images:
-        shown = views(folder, results, domain, image)
-        of_networks = {name: domains.get(domain, {}).get(image, {}) for name, domains in results['scores'].items()}
+        shown = views(args.folder, results, domain, image)
+        of_networks = {name: domains[domain][image] for name, domains in results.scores.items()}
         scores = {name: values[args.metric] for name, values in of_networks.items() if args.metric in values}
-        seen = ' (seen)' if domain in results.get('seen', []) else ''
+        seen = ' (seen)' if domain in results.seen else ''
         cells = sheet_row(shown, scores, args.network, args.reference, args.size)
-        rows.append((f'{domain}{seen}\n{image}\n{args.metric} {gain:+.3g}', cells))
+        rows.append((f'{domain}{seen}\n{image}\n{args.metric} {number(gain, signed=True)}', cells))
         titles = list(shown)
-    crop_sheet(rows, titles, path)
+    return rows, titles
 
 
 def compare(args: argparse.Namespace) -> None:
     """Write the sheets and the box plots; fills in the options that were left out."""
-    results = read_results(args.folder)
-    networks = results['networks']
-    args.metric = choose('--metric', args.metric, list(results['metrics']), next(iter(results['metrics'])))
-    args.reference = choose('--reference', args.reference, networks, results.get('reference') or networks[0])
-    others = [name for name in networks if name != args.reference]
-    args.network = choose('--network', args.network, networks, others[-1])
+    results = Results.load(args.folder)
+    networks, others = results.networks, results.others
+    if not others or not results.metrics:
+        raise ValueError(
+            f'{str(args.folder / FILE)!r} holds {len(networks)} networks and {len(results.metrics)} metrics; '
+            'differences need two networks, tested in one run, and a metric'
+        )
+    args.metric = choose('--metric', args.metric, list(results.metrics), next(iter(results.metrics)))
+    args.network = choose('--network', args.network, networks, results.main)
+    likely = [name for name in networks if name not in (args.network, BICUBIC)] + [BICUBIC]
+    args.reference = choose('--reference', args.reference, networks, likely[0])
     if args.network == args.reference:
-        raise ValueError(f'{args.network} is compared with itself; give --network or --reference one of {others}')
+        raise ValueError(f'{args.network} is compared with itself; name another --network or --reference')
     differences = gains(results, args.metric, args.network, args.reference)
-    best, worst = extremes(differences, args.count)
+    shown = dict(zip(('gains', 'losses'), extremes(differences, args.count), strict=True))
+    sheets = {name: sheet(results, images, args) for name, images in shown.items()}
     output = args.output or args.folder / 'comparison'
-    label = f'gain in {args.metric} of {args.network} over {args.reference}'
-    for name, images in (('gains', best), ('losses', worst)):
+    for name, images in shown.items():
         path = output / f'{name}.png'
         if images:
-            write_sheet(args.folder, results, images, args, path)
+            crop_sheet(*sheets[name], path)
         else:
             path.unlink(missing_ok=True)  # an earlier comparison's
         where = f', {path}' if images else ''
@@ -182,7 +165,7 @@ def compare(args: argparse.Namespace) -> None:
             print(f'  {gain:+.4f}  {domain}/{image}')
     path = output / 'differences.png'
     values = {domain: list(images.values()) for domain, images in differences.items()}
-    difference_boxes(values, path, label, results.get('seen', []))
+    difference_boxes(values, path, f'gain in {args.metric} of {args.network} over {args.reference}', results.seen)
     print(f'differences by domain: {path}')
 
 
@@ -190,8 +173,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('folder', metavar='RESULTS_FOLDER', type=Path, help='results/NAME of a test')
     parser.add_argument('--metric', help="default: the test's first")
-    parser.add_argument('--network', help='default: the last that is not the reference')
-    parser.add_argument('--reference', help="what to compare with; default: the test's, or its first network")
+    parser.add_argument('--network', help='default: the one that was tested beside the others')
+    parser.add_argument('--reference', help='what to compare it with; default: the first of the others, bicubic last')
     parser.add_argument('--count', type=int, default=4, help='gains, and as many losses, to show; default 4')
     parser.add_argument('--size', type=int, default=96, help='side of the crops in pixels; default 96')
     parser.add_argument('--output', type=Path, help='folder to write to; default: RESULTS_FOLDER/comparison')
