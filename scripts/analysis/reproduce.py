@@ -36,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument('--data', metavar='FOLDER', type=Path, help='pictures of a cameras grid: <camera>/{LR,HR}')
     parser.add_argument('--source', metavar='CAMERA', help='the camera of --data to train on')
     parser.add_argument('--name', help="name of the grid and of its folder, in place of the file's")
+    parser.add_argument('--output', metavar='FOLDER', type=Path, help='folder of the grid, default experiments/<name>')
     parser.add_argument('--jobs', type=int, default=1, help='cells that run at a time, default 1')
     parser.add_argument('--variants', nargs='+', metavar='LABEL', help='these variants alone')
     parser.add_argument('--seeds', nargs='+', type=int, metavar='N', help="seeds in place of the file's")
@@ -54,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
 def load(args: argparse.Namespace) -> Grid:
     """The grid of a command line, with its data."""
     section, base = grid_section(args.opt, args.name)
-    folder, datasets = ROOT / 'experiments' / section.name, None
+    folder, datasets = (args.output or ROOT / 'experiments' / section.name).resolve(), None
     if section.cameras:
         source = args.source or section.cameras.source
         if not args.data or not source:

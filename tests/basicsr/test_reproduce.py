@@ -3,8 +3,10 @@
 import csv
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -70,21 +72,6 @@ def load(folder, *changes, **grid):
     section, _ = grid_section(file)
     datasets = prepare_cameras(folder / 'data', 'one', 2, 2, folder / 'out' / 'data')
     return read_grid(file, section, folder / 'out', changes, datasets)
-
-
-def command(folder, *arguments, code=0) -> str:
-    project = folder / 'project'
-    if not project.exists():
-        project.mkdir()
-        for name in ('basicsr', 'ldt', 'scripts', 'Train_pip.py'):
-            (project / name).symlink_to(ROOT / name)
-    done = subprocess.run(
-        [sys.executable, SCRIPT, '-opt', folder / 'grid.yml', '--data', folder / 'data', '--source', 'one', *arguments],
-        **{'stdout': subprocess.PIPE, 'stderr': subprocess.STDOUT, 'text': True, 'timeout': 240, 'cwd': folder},
-        env={**os.environ, 'OMP_NUM_THREADS': '1'},
-    )
-    assert done.returncode == code, done.stdout
-    return done.stdout
 
 
 class Stub(Cells):
@@ -295,3 +282,28 @@ def test_shipped_grids_are_right():
         section, _ = grid_section(file)
         grid = read_grid(file, section, Path('nowhere'))
         assert len(grid.cells) == len(grid.variants) * len(section.seeds), file.name
+
+
+def test_an_interrupted_grid_goes_on(folder):
+    """The command, in processes as a user has them."""
+    grid = yaml.safe_load((folder / 'grid.yml').read_text())
+    grid['variants'].pop('LDT')
+    (folder / 'grid.yml').write_text(yaml.safe_dump(grid))
+    command = [sys.executable, SCRIPT, '-opt', folder / 'grid.yml', '--data', folder / 'data', '--source', 'one']
+    command += ['--output', folder / 'out', '--jobs', '2']
+    options = {'stdout': subprocess.PIPE, 'stderr': subprocess.STDOUT, 'text': True}
+    options['env'] = {**os.environ, 'OMP_NUM_THREADS': '1'}
+    with subprocess.Popen(command, **options) as process:
+        for _ in range(1200):
+            if (folder / 'out/cells/pretraining.log').exists():
+                break
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        printed = process.communicate(timeout=60)[0]
+    assert process.returncode == 130 and 'Traceback' not in printed, printed
+    assert not (folder / 'out/results').exists()
+    done = subprocess.run(command, timeout=240, **options)
+    assert done.returncode == 0, done.stdout
+    assert re.search(r'\| fine-tuning +\| 2 +\| \d+\.\d\d ± ', done.stdout), done.stdout
+    assert re.search(r'\| bicubic +\| - +\| \d', done.stdout)
+    assert not list((folder / 'out').rglob('*.tmp'))
