@@ -303,6 +303,7 @@ class _Run:
             model._update_best_metric_result(_MEAN, metric, mean, self.current_iter)
             if model.best_metric_results[_MEAN][metric]['iter'] == self.current_iter:
                 self._try_to_save(lambda: model.save_weights('best'))
+        model.after_validation(self.current_iter)
 
     def save(self) -> bool:
         """Save weights and training state; a full disk is logged, and the run goes on. Returns whether it was saved."""
@@ -339,8 +340,7 @@ def _report(opt: dict, model: Any) -> None:
         networks['bicubic']['path'] = {'pretrain_network_g': None}
         if paths.get('pretrain_network_g'):
             networks['before'] = {}
-        key = 'params_ema' if opt['train'].get('ema_decay') else 'params'
-        networks['after'] = {'path': {'pretrain_network_g': checkpoint, 'param_key_g': key}}
+        networks['after'] = {'path': {'pretrain_network_g': checkpoint, 'param_key_g': model.param_key}}
         table, files = compare(opt, networks, paths['experiments_root'])
         results.update(files)
         logger.info('Cameras, before and after the training of %s:\n%s', opt['name'], table)

@@ -13,6 +13,15 @@ import torch
 from torch.utils.data import Dataset, Sampler, get_worker_info
 
 
+def endless(loader: Any, epoch: int = 0) -> Iterator[Any]:
+    """Batches of one epoch after the other, the first of which is `epoch`."""
+    while True:
+        if hasattr(loader.sampler, 'set_epoch'):
+            loader.sampler.set_epoch(epoch)
+        yield from loader
+        epoch += 1
+
+
 class EnlargedSampler(Sampler[int]):
     """Gives each process its share of a random permutation, over a dataset repeated `ratio` times.
 

@@ -73,6 +73,14 @@ class BaseModel:
         else:
             self.nondist_validation(dataloader, current_iter, tb_logger, save_img)
 
+    def after_validation(self, current_iter: int) -> None:
+        """Called in all processes once all sets were validated, and the best network kept."""
+
+    @property
+    def param_key(self) -> str:
+        """The network that is validated, in the checkpoints that `save_weights` writes."""
+        return 'params_ema' if hasattr(self, 'net_g_ema') else 'params'
+
     def _initialize_best_metric_results(self, dataset_name: str) -> None:
         if dataset_name in self.best_metric_results:
             return

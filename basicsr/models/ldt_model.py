@@ -6,7 +6,6 @@ import copy
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
 from typing import Any
 
 import cv2
@@ -15,11 +14,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import ldt
+from basicsr.data.data_sampler import endless
 from basicsr.models.mambair_model import MambaIRModel
 from basicsr.utils.dist_util import broadcast, master_only
 from basicsr.utils.logger import get_root_logger
 from basicsr.utils.option_check import check_section
-from basicsr.utils.option_schema import LDTSection
+from basicsr.utils.option_schema import NOT_WITH_LDT, LDTSection, is_asked_for
 from basicsr.utils.plots import plot_layer_scores
 from basicsr.utils.registry import MODEL_REGISTRY
 
@@ -38,15 +38,6 @@ class LDTOptions(LDTSection):
         return ldt.dynamic_decay(partition, tuple(self.stable_decay), tuple(self.unstable_decay))
 
 
-def _endless(loader: Any, epoch: int = 0) -> Iterator[Any]:
-    """Batches of one epoch after the other."""
-    while True:
-        if hasattr(loader.sampler, 'set_epoch'):
-            loader.sampler.set_epoch(epoch)
-        yield from loader
-        epoch += 1
-
-
 @MODEL_REGISTRY.register()
 class LDTModel(MambaIRModel):
     """`MambaIRModel` trained by layer decomposition. What is validated, selected and saved is the composite network.
@@ -55,8 +46,6 @@ class LDTModel(MambaIRModel):
     """
 
     net: ldt.LayerDecomposition | None = None
-    statistics_batches = 50
-    """Training batches over which batch statistics of the composite are computed, in networks that have any."""
 
     @property
     def only_pixel_loss(self) -> bool:
@@ -64,8 +53,9 @@ class LDTModel(MambaIRModel):
 
     def init_training_settings(self) -> None:
         self.options = LDTOptions.from_section(self.opt['train'].get('ldt'))
-        if self.opt['train'].get('ema_decay'):
-            raise ValueError('train.ema_decay: the composite of LDT is a moving average already; leave it out')
+        for key, reason in NOT_WITH_LDT.items():
+            if is_asked_for(self.opt['train'], key):
+                raise ValueError(f'train.{key}: {reason}; leave it out')
         super().init_training_settings()
 
     def trainable_parameters(self) -> list[nn.Parameter]:
@@ -85,7 +75,7 @@ class LDTModel(MambaIRModel):
         with tqdm(total=count, desc='Score layers', unit='batch', leave=False, disable=None) as progress:
             scores = ldt.score_layers(
                 net,
-                _endless(train_loader, current_iter),
+                endless(train_loader, current_iter),
                 self._loss,
                 count,
                 options.criterion,
@@ -106,7 +96,6 @@ class LDTModel(MambaIRModel):
         self.optimizers, self.schedulers = [], []
         self.setup_optimizers()
         self.setup_schedulers()
-        self._statistics: tuple[int, list[Tensor]] | None = None
 
     def _wrapped(self, branch: nn.Module) -> nn.Module:
         return self.compiled(self.model_to_device(branch))
@@ -122,7 +111,6 @@ class LDTModel(MambaIRModel):
         moved = self.net.repartition(partition, self.options.decay(partition))
         self.net.wrap(self._wrapped)
         self.optimizer_g.param_groups[0]['params'] = self.trainable_parameters()
-        self._statistics = None
         get_root_logger().info('LDT: split anew at iteration %d; %d layers changed sides', current_iter, len(moved))
         self._report_partition(current_iter)
 
@@ -200,22 +188,8 @@ class LDTModel(MambaIRModel):
                 yield net
         else:
             with self.net.composite() as net:
-                self._recompute_statistics(net)
+                self.batch_statistics.put_into(net, self.train_loader, self.net.steps)
                 yield net
-
-    def _recompute_statistics(self, net: nn.Module) -> None:
-        """Give the composite its own batch statistics, once after each step; the primary's are of other weights."""
-        if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in net.modules()):
-            return
-        if self._statistics is None or self._statistics[0] != self.net.steps:
-            batches = islice(_endless(self.train_loader), self.statistics_batches)
-            torch.optim.swa_utils.update_bn((batch['lq'].to(self.device) for batch in batches), net)
-            if self.opt['dist']:  # each process has seen batches of its own
-                for buffer in net.buffers():
-                    torch.distributed.broadcast(buffer, 0)
-            self._statistics = self.net.steps, [buffer.clone() for buffer in net.buffers()]
-        for buffer, value in zip(net.buffers(), self._statistics[1], strict=True):
-            buffer.copy_(value)
 
     def save_weights(self, current_iter: int | str) -> None:
         with self.network_to_test():

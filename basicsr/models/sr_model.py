@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -20,7 +21,10 @@ from basicsr.archs import build_network
 from basicsr.data.prefetch_dataloader import read_ahead
 from basicsr.losses import build_loss
 from basicsr.metrics import calculate_metric, needs_ground_truth
+from basicsr.models.averages import Average, build_average, resume_average, weights_lent
 from basicsr.models.base_model import BaseModel
+from basicsr.models.batch_statistics import BatchStatistics
+from basicsr.models.head_first import HeadFirst
 from basicsr.models.self_ensemble import self_ensemble
 from basicsr.models.stepping import Stepper
 from basicsr.models.tiling import tile_options, tiled
@@ -28,6 +32,7 @@ from basicsr.utils.checkpoint import load_weights
 from basicsr.utils.dist_util import all_gather, get_dist_info
 from basicsr.utils.img_util import imwrite, tensor2img
 from basicsr.utils.logger import get_root_logger
+from basicsr.utils.option_types import iterations
 from basicsr.utils.registry import MODEL_REGISTRY
 from ldt.restore import modes_and_buffers_restored
 
@@ -53,6 +58,9 @@ class SRModel(BaseModel):
 
     always_tiled = False
     """Whether pictures are cut into tiles without `val.patchwise_testing`, too."""
+
+    average: Average | None = None
+    """What is tested and saved in place of the trained weights; a moving average is `net_g_ema` instead."""
 
     @property
     def only_pixel_loss(self) -> bool:
@@ -88,8 +96,9 @@ class SRModel(BaseModel):
         self.stepper = Stepper(options, self.device)
         self.accumulate = options.get('accumulate') or 1
         self.trained = self.compiled(self.net_g)
+        self.batch_statistics = BatchStatistics(self.device)
         self._buffers: list[tuple[Tensor, Tensor]] = []
-        self.ema_decay = options.get('ema_decay') or 0
+        self._init_strategy()
         if self.ema_decay > 0:
             self.net_g_ema = copy.deepcopy(self.get_bare_model(self.net_g)).requires_grad_(False).eval()
             self._load_pretrained(self.net_g_ema, 'params_ema')
@@ -99,6 +108,27 @@ class SRModel(BaseModel):
             raise ValueError('train.pixel_opt: missing; training needs a loss, for example {type: L1Loss}')
         self.setup_optimizers()
         self.setup_schedulers()
+        self._choose_trained(1)
+
+    def _init_strategy(self) -> None:
+        """Which layers train when, and what is published."""
+        options, net = self.opt['train'], self.get_bare_model(self.net_g)
+        for key in ('head_first', 'swad', 'wise_ft'):
+            if options.get(key) is not None and not self.only_pixel_loss:
+                raise ValueError(f'train.{key}: {type(self).__name__} has a step of its own, which does not know it')
+        self.head_first = None
+        if options.get('head_first') is not None:
+            self.head_first = HeadFirst(options['head_first'], options['total_iter'], net)
+        self.average, self._errors = build_average(self.opt, net), []
+        self.ema_decay = options.get('ema_decay') or 0
+        if options.get('ema_time'):
+            self.ema_decay = 1 - 1 / iterations(options['ema_time'], options['total_iter'])
+
+    def _choose_trained(self, current_iter: int) -> None:
+        """Freeze and free what the iteration wants; wrappers count on what trains, and are made anew."""
+        if self.head_first is not None and self.head_first.choose(current_iter):
+            self.net_g = self.model_to_device(self.get_bare_model(self.net_g))
+            self.trained = self.compiled(self.net_g)
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.net_g.parameters() if parameter.requires_grad]
@@ -157,9 +187,14 @@ class SRModel(BaseModel):
         return taken
 
     def optimize_parameters(self, current_iter: int) -> None:
+        self._choose_trained(current_iter)
         self.optimizer_g.zero_grad()
-        if self.take_step({'l_pix': self.back_propagate(self.trained)}) and self.ema_decay > 0:
+        if not self.take_step({'l_pix': self.back_propagate(self.trained)}):
+            return
+        if self.ema_decay > 0:
             self.model_ema(self.ema_decay)
+        if self.average is not None:
+            self.average.update(list(self.get_bare_model(self.net_g).parameters()))
 
     @torch.no_grad()
     def model_ema(self, decay: float = 0.999) -> None:
@@ -171,10 +206,20 @@ class SRModel(BaseModel):
 
     @contextmanager
     def network_to_test(self) -> Iterator[nn.Module]:
-        """Lend the network that is tested and published, in evaluation mode: the moving average where there is one."""
+        """Lend the network that is tested and published, in evaluation mode: an average where there is one."""
         if hasattr(self, 'net_g_ema'):
             yield self.net_g_ema
             return
+        net = self.get_bare_model(self.net_g)
+        weights = self.average and self.average.weights(list(net.parameters()))
+        with self.trained_network(), weights_lent(net, weights):
+            if weights is not None:
+                self.batch_statistics.put_into(net, self.train_loader, self.average.version)
+            yield net
+
+    @contextmanager
+    def trained_network(self) -> Iterator[nn.Module]:
+        """Lend the network as it is trained, in evaluation mode."""
         net = self.get_bare_model(self.net_g)
         with modes_and_buffers_restored(net):
             yield net.eval()
@@ -187,12 +232,33 @@ class SRModel(BaseModel):
     def test(self) -> None:
         """Fill `output` from `lq`."""
         with self.network_to_test() as net:
-            infer = partial(
-                tiled, partial(self.infer, net), scale=self.opt.get('scale', 1),
-                tile=self.tile_size, overlap=self.tile_overlap,
-            )  # fmt: skip
-            ensemble = (self.opt.get('val') or {}).get('selfensemble_testing')
-            self.output = self_ensemble(infer, self.lq) if ensemble else infer(self.lq)
+            self.output = self._restored_by(net)
+
+    def _restored_by(self, net: nn.Module) -> Tensor:
+        infer = partial(
+            tiled, partial(self.infer, net), scale=self.opt.get('scale', 1),
+            tile=self.tile_size, overlap=self.tile_overlap,
+        )  # fmt: skip
+        ensemble = (self.opt.get('val') or {}).get('selfensemble_testing')
+        return self_ensemble(infer, self.lq) if ensemble else infer(self.lq)
+
+    @torch.no_grad()
+    def _note_error(self, dataset_name: str) -> None:
+        """Keep the trained network's loss on the picture in hand, where the average goes by it."""
+        if self.average is None or not self.average.needs_error:
+            return
+        if self.gt is None:
+            raise ValueError(f'{self.average.option}: goes by the loss in validation, and {dataset_name} gives no gt')
+        output, net = self.output, self.get_bare_model(self.net_g)
+        if self.average.weights(list(net.parameters())) is not None:
+            with self.trained_network():
+                output = self._restored_by(net)
+        self._errors.append(self.cri_pix(output.float(), self.gt).item())
+
+    def after_validation(self, current_iter: int) -> None:
+        if self.average is not None:
+            errors, self._errors = [error for share in all_gather(self._errors) for error in share], []
+            self.average.after_validation(current_iter, sum(errors) / len(errors) if errors else math.nan)
 
     def dist_validation(self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool) -> None:
         """Validate every so manieth picture in each process; all of them have the results of all pictures."""
@@ -225,6 +291,7 @@ class SRModel(BaseModel):
                 begin = time.perf_counter()
                 self.feed_data(val_data)
                 self.test()
+                self._note_error(dataset_name)
                 visuals = self.get_current_visuals()  # waits for the device
                 busy += time.perf_counter() - begin
                 if tb_logger and len(results) < _SHOWN_PICTURES:
@@ -298,7 +365,8 @@ class SRModel(BaseModel):
         if hasattr(self, 'net_g_ema'):
             self.save_network([self.net_g, self.net_g_ema], 'net_g', current_iter, param_key=['params', 'params_ema'])
         else:
-            self.save_network(self.net_g, 'net_g', current_iter)
+            with self.network_to_test() as net:
+                self.save_network(net, 'net_g', current_iter)
 
     def save(self, epoch: int, current_iter: int | str) -> None:
         self.save_weights(current_iter)
@@ -306,7 +374,10 @@ class SRModel(BaseModel):
 
     def training_state(self) -> dict[str, Any]:
         state = {**super().training_state(), 'stepper': self.stepper.state_dict()}
-        return {**state, 'networks': {name: self.get_bare_model(net).state_dict() for name, net in self._networks()}}
+        state['networks'] = {name: self.get_bare_model(net).state_dict() for name, net in self._networks()}
+        if self.average is not None:
+            state['average'] = {'option': self.average.option, 'average': self.average.state_dict()}
+        return state
 
     def _networks(self) -> list[tuple[str, nn.Module]]:
         """The networks whose weights are part of the training state."""
@@ -316,6 +387,7 @@ class SRModel(BaseModel):
         if 'ldt' in resume_state and not hasattr(self, 'net'):
             raise ValueError('the training state is that of an LDTModel: it holds two branches')
         self._resume_networks(resume_state)
+        resume_average(self.average, resume_state.get('average'), self.device)
         if 'stepper' in resume_state:
             self.stepper.load_state_dict(resume_state['stepper'])
         super().resume_training(resume_state)

@@ -271,9 +271,19 @@ def _needed_for_training(opt: dict) -> Iterator[tuple[Key, str]]:
         needed.update(NEEDED_BY_OWN_MODELS)
     if _at(opt, ('datasets', 'train', 'type')) == 'PairedImageDataset':
         needed['datasets.train.gt_size'] = 'training needs it'
+    if _at(opt, ('train', 'wise_ft')) is not None:
+        needed['path.pretrain_network_g'] = 'train.wise_ft interpolates between these weights and the fine-tuned ones'
+    if _at(opt, ('train', 'swad')) is not None:
+        needed['val.val_freq'] = 'train.swad goes by the loss in validation'
+        if not _validation_sets(opt):
+            yield ('datasets', 'val'), 'train.swad goes by the loss on it'
     for path, message in needed.items():
         if _at(opt, tuple(path.split('.'))) is None:
             yield tuple(path.split('.')), message
+
+
+def _validation_sets(opt: dict) -> list[str]:
+    return [name for name in _at(opt, ('datasets',)) or {} if str(name).split('_')[0] == 'val']
 
 
 def _at(opt: Any, key: Key) -> Any:
@@ -287,7 +297,29 @@ def _warnings(section: type[Section], opt: dict, is_train: bool) -> Iterator[tup
     own = opt['model_type'] in OWN_MODELS and opt['model_type'] != 'LDTModel'
     if is_train and own and _at(opt, ('train', 'ldt')):
         yield ('train', 'ldt'), f'ignored: only LDTModel reads it, and model_type is {opt["model_type"]}'
+    if is_train:
+        yield from _without_effect(opt)
     yield from _doubtful(section, opt, ())
+
+
+def _without_effect(opt: dict) -> Iterator[tuple[Key, str]]:
+    """Keys of a training that need others to do anything."""
+    every = _at(opt, ('val', 'val_freq'))
+    if _at(opt, ('logger', 'save_best')) and not (every and _validation_sets(opt)):
+        missing = 'datasets.val' if every else 'val.val_freq'
+        yield ('logger', 'save_best'), f'without effect: nothing is validated without {missing}'
+    if _at(opt, ('logger', 'keep_checkpoints')) and not _at(opt, ('logger', 'save_checkpoint_freq')):
+        yield ('logger', 'keep_checkpoints'), 'without effect: no checkpoints are made without save_checkpoint_freq'
+    converged = (_at(opt, ('train', 'swad')) or {}).get('converged') or 3
+    if (
+        _at(opt, ('train', 'swad')) is not None
+        and every
+        and (count := -(-_at(opt, ('train', 'total_iter')) // every)) < converged
+    ):
+        yield (
+            ('train', 'swad'),
+            f'without effect: the span takes {converged} validations to begin, and the run has {count}',
+        )
 
 
 def _doubtful(section: type[Section], written: dict, above: Key) -> Iterator[tuple[Key, str]]:

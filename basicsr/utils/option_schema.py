@@ -7,18 +7,33 @@ see `option_choices`. `docs/options.md` and `docs/options.schema.json` are made 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator
 
 from basicsr.utils.option_choices import NameOf, chosen_section
-from basicsr.utils.option_types import Belongs, List, NotYet, Real, Section, Whole, option
+from basicsr.utils.option_types import Belongs, List, NotYet, Real, Section, Share, Time, Whole, iterations, option
 
 OWN_MODELS = ('SRModel', 'SwinIRModel', 'MambaIRModel', 'LDTModel')
 """Models whose keys are all in this file; others may read more of `train`, `val`, `path` and the top level."""
 OWN_DATASETS = ('PairedImageDataset', 'SingleImageDataset')
 """Data sets whose keys are all in this file; others may read more of their section."""
+
+NOT_WITH_LDT = {
+    'ema_decay': 'the composite of LDT is a moving average already',
+    'ema_time': 'the composite of LDT is a moving average already',
+    'swad': 'the composite of LDT is an average already',
+    'wise_ft': 'the composite of LDT is held near the pre-trained network already',
+    'head_first': 'LDT chooses what trains; train.ldt.criterion: prefix splits off a head',
+}
+"""Keys of `train` that LDTModel refuses, and why."""
+
+
+def is_asked_for(train: Mapping[str, Any], key: str) -> bool:
+    """Whether the section `train` asks for this average or strategy; `ema_decay: 0` does not."""
+    return train.get(key) is not None and (key, train[key]) != ('ema_decay', 0)
+
 
 Network = chosen_section('arch')
 Loss = chosen_section('loss')
@@ -176,6 +191,25 @@ class LDTSection(Section):
             yield 'unstable_prefixes', 'missing; criterion prefix needs it'
 
 
+class HeadFirst(Section):
+    """train.head_first"""
+
+    iter: Whole(1) | Share = option(..., 'Iterations in which the head trains alone.')
+    prefixes: List(str, 1) | str = option(..., 'The head: layers whose names begin like this.')
+
+
+class SWAD(Section):
+    """train.swad"""
+
+    converged: Whole(1) = option(
+        3, 'The span begins with a validation on which those after it, so many with itself, do not improve.'
+    )
+    patience: Whole(1) = option(6, 'The span ends before so many validations in a row whose losses are all too high.')
+    tolerance: Real(least=1) = option(
+        1.3, "Too high is above this times the mean loss of the span's first validations, as many as converged."
+    )
+
+
 class Train(Section):
     """train"""
 
@@ -186,6 +220,14 @@ class Train(Section):
     ema_decay: Real(least=0, below=1) = option(
         0, 'Decay of a moving average of the weights, which is then what is tested; 0: none. Not with LDTModel.'
     )
+    ema_time: Time = option(None, 'The same by its time constant, above 1 iteration: ema_decay = 1 - 1 / ema_time.')
+    swad: SWAD = option(
+        None, "SWAD: test the mean of the weights after every step of a span that the validation sets' loss chooses."
+    )
+    wise_ft: Real(least=0, most=1) = option(
+        None, 'WiSE-FT: test (1 - wise_ft) * pre-trained + wise_ft * fine-tuned weights.'
+    )
+    head_first: HeadFirst = option(None, 'LP-FT: the head trains alone first, then everything.')
     optim_g: Optimizer = option(None, 'The optimizer, one of torch.optim, and its arguments.')
     scheduler: Scheduler = option(None, 'How the learning rate falls. Default: it stays.')
     pixel_opt: Loss = option(None, 'The loss and its arguments.')
@@ -214,6 +256,20 @@ class Train(Section):
             if isinstance(values, list) and isinstance(weights, list) and len(values) != len(weights):
                 message = f'must have as many numbers as {key}, {len(values)}, not {len(weights)}'
                 yield 'scheduler.restart_weights', message
+        yield from cls._strategy_rules(given, given.get('total_iter'))
+
+    @staticmethod
+    def _strategy_rules(given: dict[str, Any], total: int | None) -> Iterator[tuple[str, str]]:
+        averages = [key for key in ('ema_decay', 'ema_time', 'swad', 'wise_ft') if is_asked_for(given, key)]
+        for key in averages[1:]:
+            yield key, f'not with {averages[0]}: each chooses what is tested and saved; drop one of them'
+        times = {'ema_time': given.get('ema_time'), 'head_first.iter': (given.get('head_first') or {}).get('iter')}
+        lengths = {key: iterations(time, total) for key, time in times.items() if time is not None and total}
+        if lengths.get('ema_time', 2) <= 1:
+            yield 'ema_time', f'must be above 1 iteration, and is {lengths["ema_time"]:g}'
+        if not 1 <= round(lengths.get('head_first.iter', 1)) < (total or 2):
+            last = round(lengths['head_first.iter'])
+            yield 'head_first.iter', f'must be at least 1 and below total_iter, {total}, and is {last}'
 
 
 class Val(Section):
@@ -331,8 +387,10 @@ class Options(Section):
         for label in given.get('compare') or {}:
             if '/' in label or label == given.get('name'):
                 yield f'compare.{label}', 'is a label in tables and file names: no slash, and not the name of the test'
-        if given.get('model_type') == 'LDTModel' and (given.get('train') or {}).get('ema_decay'):
-            yield 'train.ema_decay', 'the composite of LDT is a moving average already; leave it out'
+        train = given.get('train') or {}
+        for key, reason in NOT_WITH_LDT.items() if given.get('model_type') == 'LDTModel' else ():
+            if is_asked_for(train, key):
+                yield f'train.{key}', f'{reason}; leave it out'
 
 
 NEEDED_FOR_TRAINING = {

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
 import annotated_types as limits
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 from pydantic.fields import FieldInfo
 
 _WORDS = {
@@ -47,6 +47,29 @@ def _limits(**values: float | None) -> list[Any]:
 def List(item: Any, least: int | None = None, most: int | None = None) -> Any:
     """Lists of so many items."""
     return Annotated[list[item], limits.Len(least or 0, most)] if least or most else list[item]
+
+
+@dataclass(frozen=True)
+class Said:
+    """Marks a type that `in_words` would call by too plain a name."""
+
+    one: str
+    several: str
+
+
+_PERCENT = r'^([0-9]{0,6}[1-9][0-9]{0,6}(\.[0-9]{1,9})?|[0-9]{1,6}\.[0-9]{0,9}[1-9][0-9]{0,9}) ?%$'
+Share = Annotated[
+    str,
+    StringConstraints(pattern=_PERCENT),
+    Said('a share of train.total_iter such as 5%', 'shares of train.total_iter such as 5%'),
+]
+Time = Real(least=1) | Share
+"""A length of time: so many iterations, or a share of the run. `iterations` makes a number of it."""
+
+
+def iterations(time: float | str, total_iter: int) -> float:
+    """A `Time` in iterations, which need not be whole: 5% of 10 is 0.5."""
+    return float(time.removesuffix('%')) / 100 * total_iter if isinstance(time, str) else float(time)
 
 
 @dataclass(frozen=True, init=False)
@@ -177,7 +200,8 @@ def in_words(annotation: Any, metadata: Iterable[Any] = (), many: bool = False) 
         return _list_in_words(arguments[0] if arguments else Any, metadata)
     if is_section(annotation) or sections_by_name(annotation) or dict in (annotation, origin):
         return 'a section (`key: value` lines)'
-    one, several = _WORDS.get(annotation, ('anything', 'values'))
+    said = next((data for data in metadata if isinstance(data, Said)), None)
+    one, several = (said.one, said.several) if said else _WORDS.get(annotation, ('anything', 'values'))
     return (several if many else one) + _interval(metadata)
 
 

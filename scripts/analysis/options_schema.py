@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
 
 import annotated_types as limits
+from pydantic import StringConstraints
 from pydantic.fields import FieldInfo
 
 import basicsr.data
@@ -77,6 +78,9 @@ def json_type(annotation: Any, metadata: Any = ()) -> dict[str, Any]:
     chosen = next((data.choice for data in metadata if isinstance(data, ChosenFrom)), None)
     if chosen:
         return {'type': 'string', 'examples': list(own(chosen))}
+    pattern = next((data.pattern for data in metadata if isinstance(data, StringConstraints)), None)
+    if pattern:
+        return {'type': 'string', 'pattern': pattern}
     interval = {_LIMITS[type(data)][0]: getattr(data, _LIMITS[type(data)][1]) for data in metadata
                 if type(data) in _LIMITS}  # fmt: skip
     return {'type': _TYPES[annotation], **interval} if annotation in _TYPES else {}

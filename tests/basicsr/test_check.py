@@ -130,6 +130,10 @@ def test_mistakes_of_network_weights_and_data_come_together(folder):
         assert part in text
     with pytest.raises(ValueError, match=r'network_g: .*embed_dim must be at least 30'):
         check(folder, changes=['network_g.embed_dim=3'])
+    with pytest.raises(
+        ValueError, match=r"head_first\.prefixes: no layer has the prefix 'upsampel'; near it: upsample"
+    ):
+        check(folder, changes=['train.head_first={iter: 20%, prefixes: upsampel}'])
     with pytest.raises(ValueError, match=r'fewer than one batch of 200'):
         check(folder, changes=['datasets.train.batch_size_per_gpu=200'])
 

@@ -262,7 +262,7 @@ def test_composite_has_batch_statistics_of_its_own(pictures, tmp_path):
     opt['network_g'] = {'type': 'Normed'}
     model = build(opt)
     model.train_loader = loader(opt, 'train')
-    model.statistics_batches = 2
+    model.batch_statistics.batches = 2
     model.before_training(model.train_loader)
     train(model, opt, 5)
     primary = {name: value.clone() for name, value in model.net.primary.named_buffers()}
