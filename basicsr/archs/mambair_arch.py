@@ -7,6 +7,7 @@ kept as (N, H, W, C) throughout; a permuted view of that is what convolutions ca
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 import torch
@@ -232,6 +233,16 @@ def _residual_conv(dim: int, resi_connection: str) -> nn.Module:
     raise ValueError(f'resi_connection is 1conv or 3conv, not {resi_connection!r}')
 
 
+def _upsampling(weights: dict[str, Tensor], in_chans: int) -> tuple[str, int]:
+    """Upsampler and scale that give weights of these names and shapes."""
+    convs = [weights[name] for name in weights if re.match(r'upsample\.\d+\.weight$', name)]
+    if 'conv_before_upsample.0.weight' in weights:
+        return 'pixelshuffle', math.prod(math.isqrt(conv.shape[0] // conv.shape[1]) for conv in convs)
+    if convs:
+        return 'pixelshuffledirect', math.isqrt(convs[0].shape[0] // in_chans)
+    return '', 1
+
+
 @ARCH_REGISTRY.register()
 class MambaIR(nn.Module):
     """Image restoration with a state-space model: (N, in_chans, H, W) -> (N, in_chans, H * upscale, W * upscale).
@@ -258,6 +269,41 @@ class MambaIR(nn.Module):
     Raises:
         ValueError: An upsampler or residual connection that is unknown, a patch size other than 1, too few channels.
     """
+
+    not_in_weights = ('img_range',)
+
+    @staticmethod
+    def options_from_weights(weights: dict[str, Tensor]) -> dict | None:
+        """Arguments that give weights of these names and shapes, see `basicsr.archs.from_weights`."""
+        pattern = re.compile(r'layers\.(\d+)\.residual_group\.blocks\.\d+\.self_attention\.A_logs$')
+        blocks = {name: int(block[1]) for name in weights if (block := pattern.match(name))}
+        if not blocks:
+            return None
+        layers = list(blocks.values())
+        embed_dim, in_chans = weights['conv_first.weight'].shape[:2]
+        channels, d_state = weights[next(iter(blocks))].shape
+        inner = channels // SS2D.directions
+        ratio = inner / embed_dim
+        upsampler, upscale = _upsampling(weights, in_chans)
+        return {
+            'upscale': upscale,
+            'in_chans': in_chans,
+            'embed_dim': embed_dim,
+            'depths': [layers.count(layer) for layer in range(max(layers) + 1)],
+            'd_state': d_state,
+            # The network cuts off what is behind the point.
+            'mlp_ratio': ratio if int(ratio * embed_dim) == inner else (inner + 0.5) / embed_dim,
+            'patch_norm': 'patch_embed.norm.weight' in weights,
+            'upsampler': upsampler,
+            'resi_connection': '1conv' if 'conv_after_body.weight' in weights else '3conv',
+        }
+
+    @staticmethod
+    def task(options: dict) -> str:
+        """What a network with these options is for."""
+        kinds = {'pixelshuffle': 'classical', 'pixelshuffledirect': 'lightweight'}
+        kind = kinds.get(options.get('upsampler') or '')
+        return f'{kind} super-resolution x{options["upscale"]}' if kind else 'denoising or compression artefacts'
 
     def __init__(
         self,

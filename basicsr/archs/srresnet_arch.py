@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import re
+
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
@@ -27,6 +30,26 @@ class MSRResNet(nn.Module):
     Raises:
         ValueError: Another scale, or channels that cannot be added.
     """
+
+    @staticmethod
+    def options_from_weights(weights: dict[str, Tensor]) -> dict | None:
+        """Arguments that give weights of these names and shapes, see `basicsr.archs.from_weights`."""
+        if not {'upconv1.weight', 'conv_hr.weight'} <= weights.keys():
+            return None
+        num_feat, num_in_ch = weights['conv_first.weight'].shape[:2]
+        factor = math.isqrt(weights['upconv1.weight'].shape[0] // num_feat)
+        return {
+            'num_in_ch': num_in_ch,
+            'num_out_ch': weights['conv_last.weight'].shape[0],
+            'num_feat': num_feat,
+            'num_block': sum(re.match(r'body\.\d+\.conv1\.weight$', name) is not None for name in weights),
+            'upscale': 4 if 'upconv2.weight' in weights else factor,
+        }
+
+    @staticmethod
+    def task(options: dict) -> str:
+        """What a network with these options is for."""
+        return f'super-resolution x{options["upscale"]}'
 
     def __init__(
         self, num_in_ch: int = 3, num_out_ch: int = 3, num_feat: int = 64, num_block: int = 16, upscale: int = 4

@@ -6,11 +6,14 @@ import inspect
 from typing import Any
 
 from basicsr.metrics.niqe import calculate_niqe
+from basicsr.metrics.perceptual import calculate_dists, calculate_lpips
 from basicsr.metrics.psnr_ssim import calculate_psnr, calculate_psnr_pt, calculate_ssim, calculate_ssim_pt
 from basicsr.utils.registry import METRIC_REGISTRY
 
 __all__ = [
     'better_is',
+    'calculate_dists',
+    'calculate_lpips',
     'calculate_metric',
     'calculate_niqe',
     'calculate_psnr',
@@ -21,9 +24,12 @@ __all__ = [
 ]
 
 
+_LOWER_IS_BETTER = ('calculate_dists', 'calculate_lpips', 'calculate_niqe')
+
+
 def better_is(opt: dict[str, Any]) -> str:
     """Which values of the metric of this section are better, 'higher' or 'lower': as it says, else by its type."""
-    return opt.get('better') or ('lower' if opt.get('type') == 'calculate_niqe' else 'higher')
+    return opt.get('better') or ('lower' if opt.get('type') in _LOWER_IS_BETTER else 'higher')
 
 
 def needs_ground_truth(opt: dict[str, Any]) -> bool:

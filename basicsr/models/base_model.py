@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from basicsr.archs.from_weights import load_network_weights
 from basicsr.metrics import better_is
 from basicsr.models import lr_scheduler  # noqa: F401  registers its schedulers
-from basicsr.utils.checkpoint import find_weights, load_checkpoint, load_weights, save_checkpoint
+from basicsr.utils.checkpoint import save_checkpoint
 from basicsr.utils.dist_util import master_only
 from basicsr.utils.logger import get_root_logger
 from basicsr.utils.registry import SCHEDULER_REGISTRY, call_checked, did_you_mean
@@ -211,10 +212,9 @@ class BaseModel:
         """Load weights from a checkpoint of this framework, of BasicSR or MambaIR, or from a bare state dict.
 
         Raises:
-            FileNotFoundError, ValueError: No file, no checkpoint, or one of another network.
+            FileNotFoundError, ValueError: No file, no checkpoint, or one of another network; the message says of which.
         """
-        weights = find_weights(load_checkpoint(load_path), load_path, param_key)
-        differences = load_weights(self.get_bare_model(net), weights, load_path, strict)
+        differences = load_network_weights(self.get_bare_model(net), load_path, param_key, strict)
         logger = get_root_logger()
         logger.info('Loaded %s from %s.', type(self.get_bare_model(net)).__name__, load_path)
         for line in differences[:10]:

@@ -12,7 +12,7 @@ class MambaIRModel(SRModel):
     """`SRModel` with tiled inference.
 
     Options: `val.tile_size`, about the side of a tile in pixels of lq (200; 0 tests pictures whole), and
-    `val.tile_overlap`, the margin as a share of it (0.1).
+    `val.tile_overlap`, the margin as a share of it (0.1), and `val.tile_mode`, how tiles are stitched (official).
 
     `val.patchwise_testing` changes nothing here, neither as true nor as false: MambaIR's own model cuts pictures of 200
     pixels and more whatever its option files say there, and published figures were made like that.
@@ -22,9 +22,9 @@ class MambaIRModel(SRModel):
 
     def __init__(self, opt: dict) -> None:
         super().__init__(opt)
-        if self.tile_size and (opt.get('val') or {}).get('patchwise_testing') is False:
+        if self.tiling.tile and (opt.get('val') or {}).get('patchwise_testing') is False:
             get_root_logger().info(
                 'val.patchwise_testing: false leaves tiles as they are, as in MambaIR: about %d pixels. '
                 'val.tile_size: 0 tests pictures whole',
-                self.tile_size,
+                self.tiling.tile,
             )

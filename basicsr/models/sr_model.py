@@ -20,7 +20,7 @@ from basicsr.models.head_first import HeadFirst
 from basicsr.models.picture_model import PictureModel
 from basicsr.models.self_ensemble import self_ensemble
 from basicsr.models.stepping import Stepper
-from basicsr.models.tiling import tile_options, tiled
+from basicsr.models.tiling import Tiling
 from basicsr.utils.checkpoint import load_weights
 from basicsr.utils.dist_util import all_gather
 from basicsr.utils.option_types import iterations
@@ -32,8 +32,9 @@ from ldt.restore import modes_and_buffers_restored
 class SRModel(PictureModel):
     """Train and test `network_g` on pairs.
 
-    `val.patchwise_testing: true` tests pictures in tiles of `val.tile_size` with `val.tile_overlap`, and
-    `val.selfensemble_testing: true` averages over a picture's eight flips and turns, each of which is cut into tiles.
+    `val.patchwise_testing: true` tests pictures in tiles of `val.tile_size` with `val.tile_overlap`, stitched as
+    `val.tile_mode` says, and `val.selfensemble_testing: true` averages over a picture's eight flips and turns, each of
+    which is cut into tiles. Where memory runs out, tiles become smaller, see `Tiling`.
     """
 
     always_tiled = False
@@ -49,7 +50,7 @@ class SRModel(PictureModel):
 
     def __init__(self, opt: dict) -> None:
         super().__init__(opt)
-        self.tile_size, self.tile_overlap = tile_options(opt.get('val') or {}, self.always_tiled)
+        self.tiling = Tiling.from_options(opt.get('val') or {}, self.always_tiled)
         self.net_g = self.model_to_device(self._laid_out(build_network(opt['network_g'])))
         self.print_network(self.net_g)
         self._load_pretrained(self.net_g)
@@ -214,10 +215,7 @@ class SRModel(PictureModel):
             self.output = self._restored_by(net)
 
     def _restored_by(self, net: nn.Module) -> Tensor:
-        infer = partial(
-            tiled, partial(self.infer, net), scale=self.opt.get('scale', 1),
-            tile=self.tile_size, overlap=self.tile_overlap,
-        )  # fmt: skip
+        infer = partial(self.tiling.run, partial(self.infer, net), scale=self.opt.get('scale', 1))
         ensemble = (self.opt.get('val') or {}).get('selfensemble_testing')
         return self_ensemble(infer, self.lq) if ensemble else infer(self.lq)
 

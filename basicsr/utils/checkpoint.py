@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from basicsr.utils.file_kind import other_kind
 from basicsr.utils.misc import sizeof_fmt
 
 _PREFIXES = ('module.', '_orig_mod.')
@@ -70,10 +71,15 @@ def load_checkpoint(path: str | os.PathLike, map_location: Any = 'cpu') -> Any:
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: The file is truncated or damaged, no checkpoint, or a pickle that would run code.
+        ValueError: The file is truncated or damaged, no checkpoint, or a pickle that would run code; the message says
+            what it is, see `other_kind`.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f'there is no checkpoint {path}')
+        folder = ': it is a folder' if Path(path).is_dir() else ''
+        raise FileNotFoundError(f'there is no checkpoint {path}{folder}')
+    instead = other_kind(path)
+    if instead:
+        raise ValueError(f'{path} is no readable checkpoint: {instead}')
     try:
         _check_sums(path)
         return torch.load(path, map_location=map_location, weights_only=True)
@@ -127,16 +133,45 @@ def find_weights(checkpoint: Any, path: str | os.PathLike, param_key: str | None
                     logging.getLogger('basicsr').warning('%s has no %r: reading %r', path, param_key, key)
                 checkpoint = checkpoint[key]
                 break
-    if not isinstance(checkpoint, dict) or not any(isinstance(value, Tensor) for value in checkpoint.values()):
-        held = ', '.join(map(str, list(checkpoint)[:10])) if isinstance(checkpoint, dict) else type(checkpoint).__name__
-        raise ValueError(f'{path} holds no weights under {param_key!r}; it holds: {held}')
+    if not _is_state_dict(checkpoint):
+        raise ValueError(_no_weights(checkpoint, path, param_key))
     return {_without_prefix(name): value for name, value in checkpoint.items()}
+
+
+def _is_state_dict(value: Any) -> bool:
+    return isinstance(value, dict) and any(isinstance(item, Tensor) for item in value.values())
+
+
+def _no_weights(checkpoint: Any, path: str | os.PathLike, param_key: str | None) -> str:
+    if isinstance(checkpoint, dict) and 'optimizers' in checkpoint and 'iter' in checkpoint:
+        return (
+            f'{path} is the training state of iteration {checkpoint["iter"]}, from which a training goes on; weights '
+            f'are in the folder models beside training_states, net_g_{checkpoint["iter"]}.pth'
+        )
+    if not isinstance(checkpoint, dict):
+        return f'{path} holds no weights, but an object of type {type(checkpoint).__name__}; a state dict is needed'
+    weights = [str(key) for key, value in checkpoint.items() if _is_state_dict(value)]
+    hint = f'; name one of these as the key of the weights (param_key_g): {", ".join(weights)}' if weights else ''
+    return f'{path} holds no weights under {param_key!r}; it holds: {", ".join(map(str, list(checkpoint)[:10]))}{hint}'
 
 
 def _without_prefix(name: str) -> str:
     for prefix in _PREFIXES:
         name = name.removeprefix(prefix)
     return name
+
+
+def differences_to(net: nn.Module, weights: dict[str, Tensor]) -> list[str]:
+    """What is in `weights` or in `net` alone, and what has other shapes; a line each, none where they fit."""
+    own = net.state_dict()
+    differences = [f'only in the file: {name}' for name in weights if name not in own]
+    differences += [f'only in the network: {name}' for name in own if name not in weights]
+    differences += [
+        f'{name}: {tuple(weights[name].shape)} in the file, {tuple(own[name].shape)} in the network'
+        for name in own
+        if name in weights and weights[name].shape != own[name].shape
+    ]
+    return differences
 
 
 def load_weights(net: nn.Module, weights: dict[str, Tensor], path: str | os.PathLike, strict: bool = True) -> list[str]:
@@ -151,19 +186,13 @@ def load_weights(net: nn.Module, weights: dict[str, Tensor], path: str | os.Path
     Raises:
         ValueError: `strict`, and names or shapes differ; the message lists ten at most.
     """
-    own = net.state_dict()
-    differences = [f'only in the file: {name}' for name in weights if name not in own]
-    differences += [f'only in the network: {name}' for name in own if name not in weights]
-    differences += [
-        f'{name}: {tuple(weights[name].shape)} in the file, {tuple(own[name].shape)} in the network'
-        for name in own
-        if name in weights and weights[name].shape != own[name].shape
-    ]
+    differences = differences_to(net, weights)
     if strict and differences:
         more = f'\n  and {len(differences) - 10} more' if len(differences) > 10 else ''
         raise ValueError(
             f'{path} does not fit the network {type(net).__name__}:\n  ' + '\n  '.join(differences[:10]) + more
         )
+    own = net.state_dict()
     fitting = {name: value for name, value in weights.items() if name in own and value.shape == own[name].shape}
     net.load_state_dict(fitting, strict=strict)
     return differences

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 
 from basicsr.utils.dist_util import default_launcher
+from basicsr.utils.misc import is_out_of_memory
 from basicsr.utils.stopping import Stopped
 
 INTERRUPTED = 130
@@ -28,7 +29,7 @@ _LESS_MEMORY = (
 def _explain(error: RuntimeError) -> tuple[int, str]:
     """Exit code and message for what torch says when memory or another process is gone; 0 for all else."""
     text = str(error)
-    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
+    if is_out_of_memory(error):
         return OUT_OF_MEMORY, _LESS_MEMORY
     lost = ('Connection closed by peer', 'Connection reset by peer', 'Timed out waiting', 'NCCL', 'gloo/transport')
     if isinstance(error, torch.distributed.DistError) or any(part in text for part in lost):

@@ -16,6 +16,7 @@ _READ_FLAGS = {
     'color': cv2.IMREAD_COLOR,
     'grayscale': cv2.IMREAD_GRAYSCALE,
     'unchanged': cv2.IMREAD_UNCHANGED,
+    'upright': cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH,
 }
 
 
@@ -53,7 +54,8 @@ def tensor2img(
         tensor: One tensor or a list of them: (n, c, h, w), where more than one become a near-square grid;
             (c, h, w) with 1 or 3 channels, RGB; or (h, w).
         rgb2bgr: Reverse the channels of three-channel pictures.
-        out_type: `np.uint8` gives rounded values in [0, 255], a floating type values in [0, 1].
+        out_type: An unsigned integer type gives rounded values from 0 to its maximum, 255 of `np.uint8`; a floating
+            type values in [0, 1].
         min_max: Values that become black and white.
 
     Returns:
@@ -86,7 +88,7 @@ def _to_picture(tensor: Tensor, rgb2bgr: bool, out_type: type, min_max: tuple[fl
     else:
         raise ValueError(f'tensor2img takes tensors of 2, 3 or 4 axes, not one of shape {tuple(tensor.shape)}')
     if np.issubdtype(out_type, np.integer):
-        img = (img * 255.0).round()
+        img = (img * float(np.iinfo(out_type).max)).round()
     return np.ascontiguousarray(img.astype(out_type))
 
 
@@ -95,7 +97,8 @@ def imfrombytes(content: bytes, flag: str = 'color', float32: bool = False) -> n
 
     Args:
         content: The whole file.
-        flag: 'color' (h, w, 3) BGR; 'grayscale' (h, w); 'unchanged', which keeps an alpha channel and the bit depth.
+        flag: 'color' (h, w, 3) BGR; 'grayscale' (h, w); 'unchanged', which keeps an alpha channel and the bit depth and
+            does not turn the picture as its EXIF data say; 'upright', which keeps the depth, has no alpha, and does.
         float32: Return float32, integers scaled to [0, 1] by their type's maximum: 255, or 65535 for 16-bit
             files, which are then read in full depth. Files that hold floats keep their values.
 
@@ -105,7 +108,7 @@ def imfrombytes(content: bytes, flag: str = 'color', float32: bool = False) -> n
     if flag not in _READ_FLAGS:
         raise ValueError(f'unknown flag {flag!r} for reading a picture; choose one of {", ".join(_READ_FLAGS)}')
     mode = _READ_FLAGS[flag]
-    if float32 and flag != 'unchanged':
+    if float32 and flag in ('color', 'grayscale'):
         mode |= cv2.IMREAD_ANYDEPTH
     try:
         img = cv2.imdecode(np.frombuffer(content, np.uint8), mode) if len(content) else None

@@ -120,3 +120,11 @@ def sizeof_fmt(size: float, suffix: str = 'B') -> str:
             return f'{size:.1f} {unit}{suffix}'
         size /= 1024
     return f'{size:.1f} E{suffix}'
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` is what torch says where memory runs out, on a GPU or on the CPU."""
+    told = ("can't allocate memory", 'CUBLAS_STATUS_ALLOC_FAILED', 'CUDNN_STATUS_ALLOC_FAILED')
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and any(part in str(error) for part in told)
+    )

@@ -59,7 +59,7 @@ def _optimizers() -> Registry:
 
 _BETTER = (
     *('better', Literal['higher', 'lower'], None),
-    'Which values are better. Default: lower for calculate_niqe, else higher.',
+    'Which values are better. Default: lower for NIQE, LPIPS and DISTS, else higher.',
 )
 _RATE = ('lr', Real(above=0), ..., 'Learning rate.')
 

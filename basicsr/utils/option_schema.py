@@ -326,6 +326,10 @@ class Val(Section):
         200, 'About the side of the tiles in pixels of lq in which large pictures are run; 0: whole.'
     )
     tile_overlap: Real(least=0, below=1) = option(0.1, 'Margin of a tile, as a share of its side.')
+    tile_mode: Literal['official', 'blended'] = option(
+        'official',
+        'official drops the margins, as MambaIR does; blended fades tiles into each other over half of them.',
+    )
     selfensemble_testing: bool = option(False, "Testing: average over a picture's eight flips and turns.")
     patchwise_testing: bool = option(
         False, 'Run pictures in tiles, see tile_size; MambaIRModel and LDTModel do that anyway.'

@@ -1,4 +1,4 @@
-"""Figures that a run leaves behind: the score of every layer, and pictures side by side."""
+"""Figures of runs and tests: the score of every layer, pictures side by side, differences by domain."""
 
 import os
 from collections.abc import Collection, Mapping, Sequence
@@ -102,6 +102,50 @@ def crop_sheet(
     save_figure(figure, path, dpi=200, bbox_inches='tight', pad_inches=0.05)
 
 
+def difference_boxes(
+    differences: Mapping[str, Sequence[float]], path: str | os.PathLike, label: str, seen: Collection[str] = ()
+) -> None:
+    """Draws how paired differences are spread in each domain: a box, every picture's point, and the mean.
+
+    Boxes reach from the first to the third quartile and whiskers to the furthest point within 1.5 times that range.
+
+    Args:
+        differences: by domain, one number a picture.
+        path: of the PNG file, whose folder is made if need be.
+        label: of the axis.
+        seen: domains that were trained on; drawn in grey.
+
+    Raises:
+        ValueError: there are no domains, or one has no pictures.
+    """
+    empty = [domain for domain, values in differences.items() if not len(values)]
+    if empty or not differences:
+        raise ValueError(f'there are no differences to draw{" of " + ", ".join(empty) if empty else ""}')
+    figure = Figure(figsize=(max(4.0, 1.5 * len(differences) + 1), 4.2), layout='constrained')
+    axes = figure.add_subplot(ylabel=label)
+    axes.axhline(0, color='0.35', lw=1, zorder=0)
+    for place, (domain, values) in enumerate(differences.items()):
+        colour = '0.55' if domain in seen else STABLE_COLOUR
+        axes.boxplot(
+            [values], positions=[place], widths=0.55, showfliers=False, manage_ticks=False,
+            boxprops={'color': colour}, whiskerprops={'color': colour}, capprops={'color': colour},
+            medianprops={'color': colour, 'lw': 2},
+        )  # fmt: skip
+        offsets = np.random.default_rng(place).uniform(-0.16, 0.16, len(values))  # so that points do not hide others
+        axes.scatter(place + offsets, values, s=12, c=colour, alpha=0.6, lw=0)
+        axes.scatter(place, np.mean(values), marker='D', s=34, c='white', edgecolors=UNSTABLE_COLOUR, zorder=3)
+    names = [
+        f'{domain}{" (seen)" if domain in seen else ""}\n{len(values)} images' for domain, values in differences.items()
+    ]
+    axes.set_xticks(range(len(names)), names, fontsize=9)
+    axes.set_xlim(-0.6, len(names) - 0.4)
+    axes.grid(axis='y', color='0.9', lw=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[['top', 'right']].set_visible(False)
+    axes.set_title('line: median, diamond: mean', loc='right', fontsize=8, color='0.35')
+    save_figure(figure, path, dpi=150)
+
+
 def most_detailed_crop(img: np.ndarray, size: int) -> tuple[int, int]:
     """Finds the window with most local detail, measured as the energy of the gradient of its luma.
 
@@ -115,16 +159,45 @@ def most_detailed_crop(img: np.ndarray, size: int) -> tuple[int, int]:
     Raises:
         ValueError: the window does not fit in the picture.
     """
-    height, width = img.shape[:2]
+    return _place_of_most(_window_sums(_gradient_energy(_luma(img)), size))
+
+
+def most_different_crop(img: np.ndarray, other: np.ndarray, size: int) -> tuple[int, int]:
+    """Finds the window in which two pictures of one size differ most where there is something to see.
+
+    That is where the product of two energies is largest: of the gradients of both, and of their lumas' difference, less
+    what is a shift of brightness and smoothed, since pictures that hardly differ do so by rounding everywhere. Where
+    they do not differ at all, it is the most detailed window. Arguments, value and errors as for `most_detailed_crop`.
+    """
+    one, two = _luma(img), _luma(other)
+    difference = cv2.GaussianBlur(one - two, (0, 0), 1.5)
+    difference -= cv2.GaussianBlur(difference, (0, 0), max(1.0, size / 4))
+    differing = _window_sums(difference**2, size)
+    if differing.max() < 1e-6 * size**2:
+        return most_detailed_crop(img, size)
+    return _place_of_most(differing * _window_sums(_gradient_energy(one) + _gradient_energy(two), size))
+
+
+def _luma(img: np.ndarray) -> np.ndarray:
+    luma = img.astype(np.float32)
+    return cv2.cvtColor(luma, cv2.COLOR_BGR2GRAY) if luma.ndim == 3 else luma
+
+
+def _gradient_energy(luma: np.ndarray) -> np.ndarray:
+    return cv2.Sobel(luma, cv2.CV_32F, 1, 0) ** 2 + cv2.Sobel(luma, cv2.CV_32F, 0, 1) ** 2
+
+
+def _window_sums(energy: np.ndarray, size: int) -> np.ndarray:
+    """The sum in each window, by its top-left corner."""
+    height, width = energy.shape
     if not 0 < size <= min(height, width):
         raise ValueError(f'a crop of {size} px does not fit in a picture of {height} x {width}; choose a smaller one')
-    luma = img.astype(np.float32)
-    if luma.ndim == 3:
-        luma = cv2.cvtColor(luma, cv2.COLOR_BGR2GRAY)
-    energy = cv2.Sobel(luma, cv2.CV_32F, 1, 0) ** 2 + cv2.Sobel(luma, cv2.CV_32F, 0, 1) ** 2
     total = cv2.integral(energy, sdepth=cv2.CV_64F)
-    window = total[size:, size:] - total[:-size, size:] - total[size:, :-size] + total[:-size, :-size]
-    y, x = np.unravel_index(np.argmax(window[::4, ::4]), window[::4, ::4].shape)
+    return total[size:, size:] - total[:-size, size:] - total[size:, :-size] + total[:-size, :-size]
+
+
+def _place_of_most(sums: np.ndarray) -> tuple[int, int]:
+    y, x = np.unravel_index(np.argmax(sums[::4, ::4]), sums[::4, ::4].shape)
     return 4 * int(y), 4 * int(x)
 
 

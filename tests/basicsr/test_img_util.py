@@ -121,3 +121,9 @@ def test_file_client(tmp_path):
         FileClient('lmdb', db_paths=['x.lmdb', 'y.lmdb'], client_keys=['lq'])
     with pytest.raises(ValueError, match='remove db_paths'):
         FileClient('disk', db_paths='x')
+
+
+def test_sixteen_bits_are_rounded_to_their_own_maximum():
+    img = tensor2img(torch.tensor([[-1.0, 0.25], [0.5, 2.0]]), out_type=np.uint16)
+    assert img.dtype == np.uint16
+    assert img.tolist() == [[0, 16384], [32768, 65535]]

@@ -15,7 +15,8 @@ import basicsr.models  # noqa: F401  registers what option files name
 from basicsr.utils.options import parse_options, yaml_load
 
 ROOT = Path(__file__).parents[2]
-FILES = sorted([*(ROOT / 'options').rglob('*.yml'), ROOT / 'test_MambaIR_SR_x4.yml'])
+OPTION_FILES = [*(ROOT / 'options').glob('t*/**/*.yml'), ROOT / 'test_MambaIR_SR_x4.yml']  # train and test
+FILES = sorted(OPTION_FILES)
 OPTIONS = {file.name: yaml_load(file) for file in FILES}
 SAME_EVERY_TIME = settings(
     max_examples=100, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)

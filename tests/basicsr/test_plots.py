@@ -44,7 +44,7 @@ def test_zeros_and_any_sign_are_drawn(tmp_path, values):
 def figures(monkeypatch):
     """Collects the figures that would be written."""
     drawn = []
-    monkeypatch.setattr(plots, '_save', lambda figure, path, **options: drawn.append(figure))
+    monkeypatch.setattr(plots, 'save_figure', lambda figure, path, **options: drawn.append(figure))
     return drawn
 
 
@@ -142,3 +142,35 @@ def test_most_detailed_crop_finds_the_texture():
     assert plots.most_detailed_crop(img[:40, :40], 40) == (0, 0)
     with pytest.raises(ValueError, match='crop of 121 px does not fit in a picture of 120 x 161'):
         plots.most_detailed_crop(img, 121)
+
+
+def test_most_different_crop_looks_for_detail():
+    one = np.full((120, 160, 3), 90, np.uint8)
+    one[80:100, 20:40] = np.random.default_rng(0).integers(0, 190, (20, 20, 3))
+    other = one + 60  # brighter everywhere
+    assert np.array_equal(plots.most_different_crop(one, one, 40), plots.most_detailed_crop(one, 40))
+    other[8:24, 120:140] = np.random.default_rng(1).integers(0, 255, (16, 20, 3))
+    y, x = plots.most_different_crop(one, other, 40)
+    assert 0 <= y <= 8 and 100 <= x <= 120
+    with pytest.raises(ValueError, match='crop of 121 px'):
+        plots.most_different_crop(one, other, 121)
+
+
+def test_difference_boxes_show_every_picture_of_every_domain(figures):
+    differences = {'P': [0.5, 0.1, 0.3], 'sony': [-1.0, 1.0, 2.0, 4.0], 'Canon': [0.2]}
+    plots.difference_boxes(differences, 'unused.png', 'gain', seen=['P'])
+    axes = figures[0].axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == [
+        'P (seen)\n3 images', 'sony\n4 images', 'Canon\n1 images'
+    ]  # fmt: skip
+    points, means = axes.collections[::2], axes.collections[1::2]
+    for place, (values, dots, mean) in enumerate(zip(differences.values(), points, means, strict=True)):
+        assert dots.get_offsets()[:, 1].tolist() == values
+        assert np.abs(dots.get_offsets()[:, 0] - place).max() < 0.2
+        assert mean.get_offsets().tolist() == [[place, pytest.approx(np.mean(values))]]
+    medians = [line.get_ydata()[0] for line in axes.lines if line.get_linewidth() == 2]
+    assert medians == [0.3, 1.5, 0.2]
+    with pytest.raises(ValueError, match='no differences to draw of IMG'):
+        plots.difference_boxes({'IMG': []}, 'unused.png', 'gain')
+    with pytest.raises(ValueError, match=r'no differences to draw$'):
+        plots.difference_boxes({}, 'unused.png', 'gain')

@@ -1,0 +1,163 @@
+"""From weights to the network that they belong to.
+
+A network says by a static method `options_from_weights(weights)` with which arguments it has weights of these names and
+shapes (None: never), lists in `not_in_weights` the arguments that change what it computes and nothing of that, and may
+say by `task(options)` in a few words what it is for.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from basicsr.utils.checkpoint import differences_to, find_weights, load_checkpoint, load_weights
+from basicsr.utils.option_file import yaml_load
+from basicsr.utils.registry import ARCH_REGISTRY, build
+
+_SHOWN = 5
+_OTHER_NETWORKS = {
+    'HAT': r'\.overlap_attn\.',
+    'SwinIR': r'\.attn\.relative_position_bias_table$',
+    'RCAN': r'\.rcab\.',
+    "RRDBNet (ESRGAN's)": r'\.rdb1\.conv1\.weight$',
+    'EDSR': r'^(body\.0\.conv1\.weight|tail\.0\.0\.weight)$',
+}
+"""Networks that are not here, and what a name of their weights matches. The first that matches is meant."""
+
+
+def network_options(weights: dict[str, Tensor], path: str | os.PathLike) -> dict:
+    """The section `network_g` of the network that `weights` belong to.
+
+    It is that of the `options.yml` of the experiment that `path` lies in, where there is one and it fits; otherwise it
+    is read from names and shapes. The network is built and compared in either case.
+
+    Args:
+        weights: A state dict.
+        path: Where it came from.
+
+    Returns:
+        `type`, and arguments that differ from nothing but defaults.
+
+    Raises:
+        ValueError: No network here has such weights; the message says what they are instead.
+    """
+    logger = logging.getLogger('basicsr')
+    saved = _saved_options(path)
+    if saved:
+        file, options = saved
+        misfits = _misfits(options, weights)
+        if not misfits:
+            logger.info('The network is that of %s: %s', file, _listed(options))
+            return options
+        logger.warning('The network of %s does not fit %s, whose shapes are looked at: %s', file, path, misfits[0])
+    nearest = None
+    for options in _candidates(weights):
+        misfits = _misfits(options, weights)
+        if not misfits:
+            _log_what_is_taken(options, path)
+            return options
+        nearest = nearest or (options, misfits)
+    raise ValueError(f'{path} fits no network that is known here: it holds {_what_they_are(weights, nearest)}')
+
+
+def load_network_weights(
+    net: nn.Module, path: str | os.PathLike, param_key: str | None = 'params', strict: bool = True
+) -> list[str]:
+    """Read the checkpoint `path` into `net`; returns what differed, a line each.
+
+    Raises:
+        FileNotFoundError, ValueError: No file, no checkpoint, or (`strict`) one of another network: which one, and by
+            which arguments it differs.
+    """
+    weights = find_weights(load_checkpoint(path), path, param_key)
+    try:
+        return load_weights(net, weights, path, strict)
+    except ValueError as error:
+        found = next(_candidates(weights), None)
+        if found and not _misfits(found, weights):
+            beside = f'{path} does not fit the network {type(net).__name__} of network_g'
+            raise ValueError(f'{beside}: the file holds {_compared(net, found)}') from error
+        nearest = found and (found, _misfits(found, weights))
+        raise ValueError(f'{error}\nThe file holds {_what_they_are(weights, nearest)}') from error
+
+
+def describe(options: dict) -> str:
+    """A network in words: 'MambaIR for classical super-resolution x4'."""
+    task = getattr(ARCH_REGISTRY.get(options['type']), 'task', None)
+    return options['type'] + (f' for {task(options)}' if task else '')
+
+
+def _listed(options: dict) -> str:
+    return ', '.join(f'{key} {value!r}' for key, value in options.items() if key != 'type')
+
+
+def _candidates(weights: dict[str, Tensor]) -> Iterator[dict]:
+    """Options of the networks that take `weights` for theirs."""
+    for name, network in ARCH_REGISTRY:
+        rule = getattr(network, 'options_from_weights', None)
+        try:
+            options = rule(weights) if rule else None
+        except (LookupError, ValueError):  # a weight that all networks of the kind have is missing
+            continue
+        if options is not None:
+            yield {'type': name, **options}
+
+
+def _misfits(options: dict, weights: dict[str, Tensor]) -> list[str]:
+    try:
+        return differences_to(build(ARCH_REGISTRY, options), weights)
+    except (LookupError, ValueError) as error:
+        return [str(error)]
+
+
+def _saved_options(path: str | os.PathLike) -> tuple[Path, dict] | None:
+    """(`options.yml`, its `network_g`) of the experiment whose folder `models` holds the checkpoint."""
+    folder = Path(path).absolute().parent
+    file = folder.parent / 'options.yml'
+    if folder.name != 'models' or not file.is_file():
+        return None
+    try:
+        section = yaml_load(file).get('network_g')
+    except (OSError, ValueError) as error:
+        logging.getLogger('basicsr').warning('%s cannot be read: %s', file, error)
+        return None
+    return (file, dict(section)) if isinstance(section, dict) and 'type' in section else None
+
+
+def _log_what_is_taken(options: dict, path: str | os.PathLike) -> None:
+    logger = logging.getLogger('basicsr')
+    logger.info('By its names and shapes %s holds %s (%s)', path, describe(options), _listed(options))
+    unseen = getattr(ARCH_REGISTRY.get(options['type']), 'not_in_weights', ())
+    if unseen:
+        logger.info('What shapes do not show has its default: %s', ', '.join(unseen))
+
+
+def _what_they_are(weights: dict[str, Tensor], nearest: tuple[dict, list[str]] | None) -> str:
+    """For an error: the nearest network of here, or one known by name; and some of what differs, or is there."""
+    if nearest:
+        options, misfits = nearest
+        more = f'\n  and {len(misfits) - _SHOWN} more' if len(misfits) > _SHOWN else ''
+        return (
+            f'weights whose nearest network is {describe(options)} ({_listed(options)}), but\n  '
+            + '\n  '.join(misfits[:_SHOWN])
+            + more
+        )
+    names = list(weights)
+    known = next((one for one, part in _OTHER_NETWORKS.items() if any(re.search(part, name) for name in names)), None)
+    shapes = ', '.join(f'{name} {tuple(weights[name].shape)}' for name in names[:_SHOWN])
+    more = f' and {len(names) - _SHOWN} more' if len(names) > _SHOWN else ''
+    return (f'weights of {known}: ' if known else 'weights of an unknown network: ') + shapes + more
+
+
+def _compared(net: nn.Module, found: dict) -> str:
+    """The network of the options `found` in words, with the entries by which `net` differs where it is of its type."""
+    own = next((one for one in _candidates(net.state_dict()) if one['type'] == type(net).__name__), {})
+    if own.get('type') != found['type']:
+        return f'{describe(found)} ({_listed(found)})'
+    differing = [f'{key} {found[key]!r}, not {own.get(key)!r}' for key in found if found[key] != own.get(key)]
+    return f'{describe(found)} ({"; ".join(differing)})'

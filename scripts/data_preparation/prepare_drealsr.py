@@ -1,0 +1,21 @@
+"""Lay out DRealSR by camera, for training on one and testing on others.
+
+    python scripts/data_preparation/prepare_drealsr.py ROOT
+
+ROOT is where the archives were unpacked, however nested: folders train_HR, train_LR, test_HR, test_LR or the like are
+found. Pictures are paired by name, looked at, and linked as datasets/DRealSR/<camera>/{train,test}/{HR,LR}; the cameras
+are P (Olympus), panasonic, sony, DSC (Nikon), IMG and Canon. Run it again after any change; it makes what differs.
+"""
+
+import runpy
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+if __name__ == '__main__':
+    runpy.run_path(str(ROOT / 'basicsr' / 'utils' / 'own_copy.py'))['use_own_copy'](ROOT)
+
+from basicsr.data.camera_sets import DREALSR
+from basicsr.data.preparation import main
+
+if __name__ == '__main__':
+    main(DREALSR, __doc__)

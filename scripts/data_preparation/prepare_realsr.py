@@ -1,0 +1,22 @@
+"""Lay out RealSR by camera, for training on one and testing on others.
+
+    python scripts/data_preparation/prepare_realsr.py ROOT
+
+ROOT is where the archive was unpacked: folders such as Canon/Train/4 with pictures such as Canon_001_HR.png and
+Canon_001_LR4.png are found. They are paired by name, looked at, and linked as
+datasets/RealSR/<camera>/{train,test}/{HR,LR}; the cameras are Canon and Nikon. Run it again after any change; it makes
+what differs.
+"""
+
+import runpy
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+if __name__ == '__main__':
+    runpy.run_path(str(ROOT / 'basicsr' / 'utils' / 'own_copy.py'))['use_own_copy'](ROOT)
+
+from basicsr.data.camera_sets import REALSR
+from basicsr.data.preparation import main
+
+if __name__ == '__main__':
+    main(REALSR, __doc__)

@@ -1,0 +1,213 @@
+"""Run the network of a checkpoint on pictures.
+
+    python scripts/inference.py photo.png photo_x4.png -c net_g_best.pth
+    python scripts/inference.py photos/ restored/ -c net_g_best.pth
+    python scripts/inference.py 'photos/**/*.jpg' restored/ -c net_g_best.pth --tile 128 --tile-mode blended
+
+The network is read from the checkpoint: from the options.yml of its experiment, or from the names and shapes of its
+weights. Pictures of 8 and 16 bits, grey, in colour, with alpha; JPEG is turned as its EXIF data say. Folders are gone
+through with their subfolders, which OUTPUT gets, too. A picture that is in OUTPUT already is left as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import runpy
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+if __name__ == '__main__':
+    runpy.run_path(str(ROOT / 'basicsr' / 'utils' / 'own_copy.py'))['use_own_copy'](ROOT)
+
+import torch
+from tqdm import tqdm
+
+from basicsr.data.data_util import IMG_EXTENSIONS
+from basicsr.data.prefetch_dataloader import read_ahead
+from basicsr.inference import Restorer, read_picture, write_picture
+from basicsr.models.tiling import TILE_MODES, Tiling
+from basicsr.utils.command_line import run_from_command_line
+from basicsr.utils.misc import is_out_of_memory, scandir
+
+Job = tuple[Path, Path]
+"""(picture to read, picture to write)."""
+_SHOWN = 20
+_BEHIND = 2
+"""Pictures that may wait to be written."""
+
+
+def find_pictures(source: str, output: Path, keep_name: bool = False) -> list[tuple[Path, Path]]:
+    """The pictures that `source` stands for, each with its place below OUTPUT.
+
+    Args:
+        source: A picture, a folder, or a wildcard, in which `**` stands for any folders.
+        output: OUTPUT; what lies in it is left out.
+        keep_name: A folder's own name is part of the places.
+
+    Raises:
+        FileNotFoundError, ValueError: There is nothing like that, or no picture in it; or a folder is OUTPUT itself.
+    """
+    path, below = Path(source), output.resolve()
+    if path.is_file():
+        return [(path, Path(path.name))]
+    if path.is_dir():
+        if path.resolve() == below:
+            raise ValueError(f'INPUT and OUTPUT are the same folder, {source}; name another OUTPUT')
+        names = scandir(path, recursive=True)
+        found = [(path / name, Path(path.resolve().name if keep_name else '', name)) for name in names]
+    else:
+        matches = [Path(match) for match in sorted(glob.glob(source, recursive=True)) if Path(match).is_file()]
+        if not matches:
+            raise FileNotFoundError(f'there is no picture, no folder and nothing that matches {source!r}')
+        parts = path.parts
+        fixed = next((index for index, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+        found = [(match, match.relative_to(Path(*parts[:fixed]))) for match in matches]
+    found = [
+        (file, place)
+        for file, place in found
+        if file.suffix.lower() in IMG_EXTENSIONS and below not in file.resolve().parents
+    ]
+    if not found:
+        raise ValueError(f'no picture is in {source!r}; looked for {", ".join(IMG_EXTENSIONS)}')
+    return found
+
+
+def plan(inputs: list[str], output: Path, suffix: str = '', ext: str = 'png') -> list[Job]:
+    """What is to be read, and where it goes.
+
+    Args:
+        inputs: Pictures, folders and wildcards.
+        output: A folder; or, for one picture, a file.
+        suffix: End of the new files' names.
+        ext: Extension of the new files, or 'same'.
+
+    Raises:
+        FileNotFoundError, ValueError: An input is not there; or two pictures would go to one file, or onto an input.
+    """
+    found = [one for source in inputs for one in find_pictures(source, output, len(inputs) > 1)]
+    if output.suffix.lower() in IMG_EXTENSIONS and not output.is_dir():
+        if len(found) > 1 or any(Path(source).is_dir() for source in inputs):
+            raise ValueError(f'{output} is the name of one picture, and {len(found)} are to be written: name a folder')
+        jobs = [(found[0][0], output)]
+    else:
+        if output.exists() and not output.is_dir():
+            raise ValueError(f'{output} is a file, and no picture; name a folder, or a file that ends in .png')
+        jobs = [
+            (file, output / place.with_name(place.stem + suffix + (place.suffix if ext == 'same' else f'.{ext}')))
+            for file, place in found
+        ]
+    sources, taken = {file.resolve() for file, _ in jobs}, {}
+    for file, target in jobs:
+        if target.resolve() in sources:
+            raise ValueError(f'OUTPUT would replace the input {target}; name another one')
+        if taken.setdefault(target, file) is not file:
+            raise ValueError(f'{taken[target]} and {file} would both become {target}; rename one, or see --ext same')
+    return jobs
+
+
+def restore_all(restorer: Callable, jobs: list[Job]) -> list[str]:
+    """Read, restore and write; files are read ahead and written behind. Returns what went wrong, a line a picture."""
+    failures: list[str] = []
+    behind: deque[tuple[Path, Future]] = deque()
+
+    def attempt(file: Path, step: Callable, *arguments: Any) -> Any:
+        """What `step` returns, or None where it fails as pictures, disks and memory do."""
+        try:
+            return step(*arguments)
+        except (OSError, ValueError, RuntimeError, MemoryError) as error:
+            if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+                raise
+            failures.append(f'{file}: {str(error) or "out of memory"}'.splitlines()[0])
+            return None
+
+    readings = read_ahead(attempt(file, read_picture, file) for file, _ in jobs)
+    with ThreadPoolExecutor(1) as writer:
+        for (file, target), img in zip(tqdm(jobs, 'Restore', unit='image', disable=None), readings, strict=True):
+            result = None if img is None else attempt(file, restorer, img)
+            if result is not None:
+                behind.append((file, writer.submit(write_picture, result, target)))
+            while len(behind) > _BEHIND:
+                done, writing = behind.popleft()
+                attempt(done, writing.result)
+        for file, writing in behind:
+            attempt(file, writing.result)
+    return failures
+
+
+def device_of(name: str | None) -> torch.device:
+    """The device called `name`, by default a GPU where there is one.
+
+    Raises:
+        ValueError: There is none of that name.
+    """
+    try:
+        device = torch.device(name or ('cuda' if torch.cuda.is_available() else 'cpu'))
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f'--device {name}: {str(error).splitlines()[0]}') from error
+    return device
+
+
+def restore(args: argparse.Namespace) -> None:
+    """Do what the command line asks for.
+
+    Raises:
+        FileNotFoundError, ValueError: A mistake in it; or pictures that could not be read, restored or written, after
+            all others are done.
+    """
+    output = Path(args.output)
+    jobs = plan(args.input, output, args.suffix, args.ext)
+    todo = [job for job in jobs if args.overwrite or not job[1].exists()]
+    if len(todo) < len(jobs):
+        print(f'{len(jobs) - len(todo)} of {len(jobs)} are in {output} already and stay; --overwrite makes them anew')
+    if not todo:
+        return
+    tiling = Tiling(args.tile, args.tile_overlap, args.tile_mode)
+    restorer = Restorer(args.checkpoint, device_of(args.device), tiling, args.self_ensemble, args.param_key)
+    failures = restore_all(restorer, todo)
+    done = len(todo) - len(failures)
+    print(f'{done} {"picture" if done == 1 else "pictures"} x{restorer.scale} written to {output}')
+    if failures:
+        more = f'\n  and {len(failures) - _SHOWN} more' if len(failures) > _SHOWN else ''
+        shown = '\n  '.join(failures[:_SHOWN]) + more
+        raise ValueError(f'{len(failures)} of {len(todo)} pictures could not be restored:\n  {shown}')
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('input', nargs='+', metavar='INPUT', help='pictures, folders, or wildcards in quotes')
+    parser.add_argument('output', metavar='OUTPUT', help='a folder; or, for one picture, a file')
+    parser.add_argument('-c', '--checkpoint', required=True, metavar='FILE', help='weights, for example net_g_best.pth')
+    parser.add_argument('--tile', type=int, default=200, help='about the side of a tile in pixels of INPUT; 0: whole')
+    parser.add_argument('--tile-overlap', type=float, default=0.1, help="a tile's margin, as a share of its side (0.1)")
+    parser.add_argument(
+        '--tile-mode',
+        choices=TILE_MODES,
+        default='official',
+        help='blended fades tiles into each other, over half their margins',
+    )
+    parser.add_argument('--self-ensemble', action='store_true', help='average over flips and turns; 8 times the work')
+    parser.add_argument('--device', help='cpu, cuda, cuda:1, …; default: a GPU where there is one')
+    parser.add_argument('--suffix', default='', help="end of the new files' names, for example _x4")
+    parser.add_argument(
+        '--ext', default='png', choices=['same', *(ext[1:] for ext in IMG_EXTENSIONS)],
+        help='format of the new files (png); some have 8 bits and no alpha channel alone',
+    )  # fmt: skip
+    parser.add_argument('--param-key', help='which weights of the file; default: params_ema where there, or params')
+    parser.add_argument('--overwrite', action='store_true', help='write pictures anew that are in OUTPUT already')
+    parser.add_argument('--debug', action='store_true', help='show tracebacks of errors')
+    return parser
+
+
+def main() -> None:
+    args = make_parser().parse_args()
+    run_from_command_line(lambda: restore(args), args.debug)
+
+
+if __name__ == '__main__':
+    main()
