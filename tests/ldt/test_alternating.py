@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import ldt
+from basicsr.utils.measuring import peak_extra_bytes
 from tests.recipe import FourConvs, batch, fill, l1_loss
 
 NAMES = [name for name, _ in FourConvs().named_parameters()]
@@ -98,6 +99,20 @@ def test_large_tensors_change_places_in_pieces(monkeypatch):
     monkeypatch.setattr('ldt.alternating._PIECE', 100)
     train(pieces, adam(pieces), 1, 5)
     assert same(sides(whole), sides(pieces))
+
+
+def test_a_switch_needs_the_memory_of_one_tensor_alone():
+    model = nn.Sequential(*[nn.Linear(200, 200) for _ in range(10)])
+    names = [name for name, _ in model.named_parameters()]
+    partition = ldt.Partition(names[:10], names[10:])
+    net = ldt.AlternatingDecomposition(model, partition, ldt.fixed_decay(partition), 1)
+
+    def run():
+        net.step()
+        with net.composite():
+            net.network(torch.zeros(1, 200))
+
+    assert 0 < peak_extra_bytes(run, 'cpu') < 1.5 * 4 * 200 * 200
 
 
 def test_only_the_group_in_turn_is_trained_and_moments_stay():
