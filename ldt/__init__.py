@@ -11,20 +11,28 @@ Source: "LDT: Layer-Decomposition Training Makes Networks More Generalizable", I
     net = ldt.LayerDecomposition(model, partition, ldt.dynamic_decay(partition), exchange_every=10)
 """
 
+from .alternating import AlternatingDecomposition
+from .base import Decomposition
 from .decomposition import LayerDecomposition
-from .exchange import MovingAverage, Pace, dynamic_decay, fixed_decay, paces, time_constants
+from .exchange import MovingAverage, Pace, decay_of, dynamic_decay, fixed_decay, paces, time_constants
+from .layers import GRANULARITIES, layers_of
 from .partition import Partition
 from .scores import CRITERIA, GradientStatistics, score_layers
 
 __all__ = [
     'CRITERIA',
+    'GRANULARITIES',
+    'AlternatingDecomposition',
+    'Decomposition',
     'GradientStatistics',
     'LayerDecomposition',
     'MovingAverage',
     'Pace',
     'Partition',
+    'decay_of',
     'dynamic_decay',
     'fixed_decay',
+    'layers_of',
     'paces',
     'score_layers',
     'time_constants',

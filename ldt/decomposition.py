@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
+from .base import Decomposition, train_only, whole_number
 from .exchange import MovingAverage
 from .partition import Partition
-from .restore import modes_and_buffers_restored
-from .scores import _listing
 
 
-class LayerDecomposition:
+class LayerDecomposition(Decomposition):
     """The primary branch trains the stable layers, the auxiliary the unstable ones; frozen layers follow by averages.
 
         optimizer = torch.optim.Adam(net.trainable_parameters())
@@ -31,6 +28,7 @@ class LayerDecomposition:
 
     Each parameter tensor is trained in one branch, so an optimizer over `trainable_parameters()` holds one set of
     moments, not two. After an optimizer step that was skipped (a non-finite gradient, say), do not call `step()`.
+    The composite is the primary, which borrows the auxiliary's stable tensors: no weight is copied for it.
 
     Args:
         model: The network; it is copied twice and left as it is. Parameters with `requires_grad=False` stay frozen.
@@ -42,23 +40,27 @@ class LayerDecomposition:
         ValueError: The partition or the decay does not fit the network; the message names the layers.
     """
 
+    branch_names = ('primary', 'auxiliary')
+
     def __init__(
         self, model: nn.Module, partition: Partition, decay: Mapping[str, float], exchange_every: int = 10
     ) -> None:
-        partition.check(model)
-        if exchange_every != int(exchange_every) or exchange_every < 1:
-            raise ValueError(f'exchange_every must be a whole number of at least 1, not {exchange_every}')
-        self.partition = partition
-        self.decay = _checked_decay(decay, partition)
-        self.exchange_every = int(exchange_every)
-        self.steps = 0
+        super().__init__(model, partition, decay)
+        self.exchange_every = whole_number('exchange_every', exchange_every)
         self.primary: nn.Module = copy.deepcopy(model)
         self.auxiliary: nn.Module = copy.deepcopy(model)
-        _freeze(self.primary, partition.unstable)
-        _freeze(self.auxiliary, partition.stable)
+        train_only(self.primary, partition.stable, partition.unstable)
+        train_only(self.auxiliary, partition.unstable, partition.stable)
         self._callables: list[Callable] = [self.primary, self.auxiliary]
-        self._inside_composite = False
         self._make_averages()
+
+    @property
+    def network(self) -> nn.Module:
+        return self.primary
+
+    @property
+    def interval(self) -> int:
+        return self.exchange_every
 
     def _make_averages(self) -> None:
         primary, auxiliary = dict(self.primary.named_parameters()), dict(self.auxiliary.named_parameters())
@@ -84,38 +86,14 @@ class LayerDecomposition:
         primary, auxiliary = dict(self.primary.named_parameters()), dict(self.auxiliary.named_parameters())
         return [primary[name] for name in self.partition.stable] + [auxiliary[name] for name in self.partition.unstable]
 
-    def repartition(self, partition: Partition, decay: Mapping[str, float]) -> list[str]:
-        """Split the layers anew: a layer that changes sides takes its trained and its averaged values along.
-
-        No weight changes: each side's values go on as what they were, trained or averaged, and so does the composite.
-        The trained tensors are the same `nn.Parameter` objects as before, in the other branch, so that an optimizer's
-        moments hold; bring its list into this order by `optimizer.param_groups[0]['params'] =
-        net.trainable_parameters()`. What `wrap` made must be made again.
-
-        Args:
-            partition: The new groups, of the same layers.
-            decay: W by name, each in [0, 1).
-
-        Returns:
-            The layers that changed sides.
-
-        Raises:
-            ValueError: The partition has other layers, or the decay does not fit.
-        """
-        self._refuse_inside_composite('repartition')
-        before, after = self.partition, partition
-        strange = {*before.stable, *before.unstable} ^ {*after.stable, *after.unstable}
-        if strange:
-            raise ValueError(f'the new partition must have the layers of the old one, not {_listing(sorted(strange))}')
-        decay = _checked_decay(decay, after)
-        moved = sorted({*before.stable} ^ {*after.stable})
+    def _change_sides(self, moved: list[str], partition: Partition, decay: dict[str, float]) -> None:
+        """Layers that change sides change branches, as `nn.Parameter` objects."""
         precise = self._precise_by_name()
         _swap_parameters(self.primary, self.auxiliary, moved)
-        self.partition, self.decay = after, decay
+        self.partition, self.decay = partition, decay
         self._make_averages()
         for name, own in self._precise_by_name().items():
             own.copy_(precise[name])
-        return moved
 
     def _precise_by_name(self) -> dict[str, Tensor]:
         """The float32 averages of the low-precision layers."""
@@ -131,15 +109,6 @@ class LayerDecomposition:
         self.auxiliary.train(mode)
         return self
 
-    def step(self) -> bool:
-        """Count an iteration, after the optimizer's step; exchange when due, and say whether it was."""
-        self._refuse_inside_composite('step')
-        self.steps += 1
-        due = self.steps % self.exchange_every == 0
-        if due:
-            self.exchange()
-        return due
-
     def exchange(self) -> None:
         """Move the frozen layers of both branches towards their trained twins:
         P_U <- W P_U + (1 - W) A_U and A_S <- W A_S + (1 - W) P_S."""
@@ -147,50 +116,14 @@ class LayerDecomposition:
         for average in self._averages:
             average.step()
 
-    @contextmanager
-    def composite(self) -> Iterator[nn.Module]:
-        """Lend the composite network, in evaluation mode: the auxiliary's stable layers, the primary's unstable ones.
-
-        No weight is copied: the primary borrows the auxiliary's stable tensors until the end of the block, where its
-        own weights, buffers and modes come back. A network with batch statistics recomputes them inside the block, and
-        is saved there too: `torch.optim.swa_utils.update_bn(loader, model)`, then `model.state_dict()`.
-        """
-        if self._inside_composite:
-            raise ValueError('composite() is already in use: leave its `with` block first')
+    def _toggle_composite(self) -> None:
         primary, auxiliary = dict(self.primary.named_parameters()), dict(self.auxiliary.named_parameters())
-        with modes_and_buffers_restored(self.primary):
-            self._inside_composite = True
-            self._swap(primary, auxiliary)
-            try:
-                yield self.primary.eval()
-            finally:
-                self._swap(primary, auxiliary)
-                self._inside_composite = False
-
-    def _refuse_inside_composite(self, method: str) -> None:
-        if self._inside_composite:
-            raise ValueError(f'{method}() was called inside `with net.composite()`, where the branches are swapped')
-
-    def _swap(self, primary: dict[str, nn.Parameter], auxiliary: dict[str, nn.Parameter]) -> None:
         for name in self.partition.stable:
             primary[name].data, auxiliary[name].data = auxiliary[name].data, primary[name].data
 
-    def composite_state_dict(self) -> OrderedDict[str, Tensor]:
-        """State dict of the composite network: copies, in the order and under the names of the original network's.
-
-        Buffers are the primary's. For a network with batch statistics see `composite()`.
-        """
-        if self._inside_composite:
-            return OrderedDict((name, tensor.detach().clone()) for name, tensor in self.primary.state_dict().items())
-        stable = set(self.partition.stable)
-        # Tied weights have one name among the parameters and several in the state dict.
-        tied = dict(self.primary.named_parameters(remove_duplicate=False))
-        first_name = {parameter: name for name, parameter in self.primary.named_parameters()}
-        auxiliary = self.auxiliary.state_dict()
-        return OrderedDict(
-            (name, (auxiliary[name] if first_name.get(tied.get(name)) in stable else tensor).detach().clone())
-            for name, tensor in self.primary.state_dict().items()
-        )
+    def _averages_elsewhere(self) -> dict[str, Tensor]:
+        auxiliary = dict(self.auxiliary.named_parameters())
+        return {name: auxiliary[name] for name in self.partition.stable}
 
     def state_dict(self) -> dict[str, Any]:
         """All that a run needs to go on: both branches, the partition, the decays, the step. Tensors are not copied."""
@@ -198,10 +131,8 @@ class LayerDecomposition:
         return {
             'primary': self.primary.state_dict(),
             'auxiliary': self.auxiliary.state_dict(),
-            'partition': self.partition.to_dict(),
-            'decay': dict(self.decay),
+            **self._common_state(),
             'exchange_every': self.exchange_every,
-            'steps': self.steps,
             'precise_averages': [average.precise for average in self._averages],
         }
 
@@ -209,34 +140,18 @@ class LayerDecomposition:
         """Go on from what `state_dict()` returned; its decays and exchange interval take the place of this one's.
 
         Raises:
-            ValueError: The state has another partition, so that an optimizer made for this one would not fit.
+            ValueError: The state has another partition, so that an optimizer made for this one would not fit, or is
+                that of another class.
         """
         self._refuse_inside_composite('load_state_dict')
-        theirs = Partition.from_dict(state['partition'])
-        if (theirs.stable, theirs.unstable) != (self.partition.stable, self.partition.unstable):
-            moved = sorted(set(theirs.stable) ^ set(self.partition.stable))
-            what = f'layers that change sides: {_listing(moved)}' if moved else 'the order of the layers differs'
-            raise ValueError(
-                f'this state was saved with another partition ({what}); build LayerDecomposition with '
-                "Partition.from_dict(state['partition']) and load again"
-            )
+        self._load_common_state(state, needed='primary')
         self.primary.load_state_dict(state['primary'])
         self.auxiliary.load_state_dict(state['auxiliary'])
-        self.partition = theirs
-        self.decay = _checked_decay(state['decay'], theirs)
-        self.exchange_every, self.steps = int(state['exchange_every']), int(state['steps'])
+        self.exchange_every = int(state['exchange_every'])
         self._make_averages()
         for average, precise in zip(self._averages, state['precise_averages'], strict=True):
             for own, saved in zip(average.precise, precise, strict=True):
                 own.copy_(saved)
-
-
-def _freeze(branch: nn.Module, names: list[str]) -> None:
-    parameters = dict(branch.named_parameters())
-    for name in names:
-        parameters[name].requires_grad_(False)
-    for parameter in parameters.values():
-        parameter.grad = None
 
 
 def _swap_parameters(one: nn.Module, other: nn.Module, names: list[str]) -> None:
@@ -247,18 +162,3 @@ def _swap_parameters(one: nn.Module, other: nn.Module, names: list[str]) -> None
         for key, parameter in module._parameters.items():
             if parameter is not None:
                 module._parameters[key] = partner.get(parameter, parameter)
-
-
-def _checked_decay(decay: Mapping[str, float], partition: Partition) -> dict[str, float]:
-    names = [*partition.stable, *partition.unstable]
-    missing = [name for name in names if name not in decay]
-    unknown = sorted(set(decay) - set(names))
-    outside = [f'{name} ({decay[name]})' for name in names if name in decay and not 0 <= decay[name] < 1]
-    for what, culprits in (
-        ('no decay is given for', missing),
-        ('a decay is given for layers that the partition lacks:', unknown),
-        ('a decay must lie in [0, 1):', outside),
-    ):
-        if culprits:
-            raise ValueError(f'{what} {_listing(culprits)}')
-    return {name: float(decay[name]) for name in names}

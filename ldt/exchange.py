@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from .partition import Partition
 
-_LOW_PRECISION = (torch.float16, torch.bfloat16)
+LOW_PRECISION = (torch.float16, torch.bfloat16)
 
 
 def dynamic_decay(
@@ -35,16 +36,17 @@ def dynamic_decay(
         ValueError: A base outside [0, 1), a negative span, or a sum above 1.
     """
     decay = {}
-    for group, names, (base, span) in (
-        ('stable', partition.stable, stable),
-        ('unstable', partition.unstable, unstable),
+    for group, layers, (base, span) in (
+        ('stable', partition.stable_layers, stable),
+        ('unstable', partition.unstable_layers, unstable),
     ):
         if not 0 <= base < 1 or span < 0 or base + span > 1 + 1e-12:
             raise ValueError(
                 f'the decay of the {group} layers needs 0 <= base < 1, span >= 0 and base + span <= 1; '
                 f'it is base {base}, span {span}'
             )
-        decay.update({name: base + span * place / len(names) for place, name in enumerate(names)})
+        for place, names in enumerate(layers.values()):
+            decay.update(dict.fromkeys(names, base + span * place / len(layers)))
     return decay
 
 
@@ -53,6 +55,28 @@ def fixed_decay(partition: Partition, decay: float = 0.999) -> dict[str, float]:
     if not 0 <= decay < 1:
         raise ValueError(f'a decay must lie in [0, 1), below 1 so that no layer is frozen for ever; it is {decay}')
     return dict.fromkeys([*partition.stable, *partition.unstable], decay)
+
+
+def decay_of(fastest: float, slowest: float, exchange_every: int) -> tuple[float, float]:
+    """(base, span) for `dynamic_decay`, of time constants in iterations: W = 1 - exchange_every / time constant.
+
+    The layer at place 0 gets `fastest`; W is linear in the place, as in DPU, and would be that of `slowest` at place n.
+    One time constant for both is one W for all, `decay_of(t, t, every)[0]`.
+
+    Args:
+        fastest: Of the layer with the lowest score.
+        slowest: Beyond the layer with the highest score.
+        exchange_every: Iterations from one exchange of a layer to the next.
+
+    Raises:
+        ValueError: Not exchange_every <= fastest <= slowest < infinity.
+    """
+    if not exchange_every <= fastest <= slowest < math.inf:
+        raise ValueError(
+            f'time constants must be finite, the fastest ({fastest:g} iterations) no longer than the slowest '
+            f'({slowest:g}), and no shorter than from one exchange of a layer to the next ({exchange_every})'
+        )
+    return 1 - exchange_every / fastest, exchange_every / fastest - exchange_every / slowest
 
 
 def time_constants(decay: Mapping[str, float], exchange_every: int) -> dict[str, float]:
@@ -82,8 +106,8 @@ def paces(partition: Partition, decay: Mapping[str, float], exchange_every: int,
     """Time constants of the stable and of the unstable group beside a run of `total_iter` iterations."""
     constants = time_constants(decay, exchange_every)
     both = []
-    for group, names in (('stable', partition.stable), ('unstable', partition.unstable)):
-        own = [constants[name] for name in names]
+    for group, layers in (('stable', partition.stable_layers), ('unstable', partition.unstable_layers)):
+        own = [constants[names[0]] for names in layers.values()]
         slow = sum(constant > total_iter for constant in own)
         both.append(Pace(group, len(own), min(own), statistics.median(own), max(own), slow))
     return both[0], both[1]
@@ -104,7 +128,7 @@ class MovingAverage:
     def __init__(self, averages: Sequence[Tensor], trained: Sequence[Tensor], decays: Sequence[float]) -> None:
         self._averages, self._trained = list(averages), list(trained)
         self._rates = [1 - decay for decay in decays]
-        self.low: list[int] = [index for index, tensor in enumerate(self._averages) if tensor.dtype in _LOW_PRECISION]
+        self.low: list[int] = [index for index, tensor in enumerate(self._averages) if tensor.dtype in LOW_PRECISION]
         self.precise: list[Tensor] = [self._averages[index].detach().float() for index in self.low]
         """The float32 averages of the low-precision tensors, in their order."""
 

@@ -7,27 +7,32 @@ import json
 import math
 import os
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from .scores import _listing
+from .layers import listing, parameter_names
 
 
 @dataclass(frozen=True)
 class Partition:
-    """A split of a network's layers (parameter names) into a stable and an unstable group.
+    """A split of a network's layers (names of parameters) into a stable and an unstable group.
 
     Attributes:
         stable: Names of the stable layers, in ascending score.
         unstable: Names of the unstable layers, in ascending score.
         scores: Score by name in the network's order; empty where the split was made by name.
         criterion: What the scores measure, or "prefix".
-        unstable_ratio: The share of unstable layers asked for; None where the split was made by name.
+        unstable_ratio: The share of unstable layers that was asked for, or that "auto" chose; None where the split was
+            made by name.
+        layers: Where a layer has several tensors: its parameters' names by name of the layer, see `layers_of`. Then
+            `stable` and `unstable` are still names of parameters, layer after layer, and `scores` those of layers.
+            Empty where each parameter is a layer.
 
     Raises:
         ValueError: A layer stands in a group twice or in both, or a group is empty.
@@ -38,6 +43,7 @@ class Partition:
     scores: dict[str, float] = field(default_factory=dict)
     criterion: str = 'variance'
     unstable_ratio: float | None = None
+    layers: dict[str, list[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for group, names in (('stable', self.stable), ('unstable', self.unstable)):
@@ -46,39 +52,89 @@ class Partition:
         seen: set[str] = set()
         twice = [name for name in [*self.stable, *self.unstable] if name in seen or seen.add(name)]
         if twice:
-            raise ValueError(f'layers stand in the partition more than once: {_listing(twice)}')
+            raise ValueError(f'layers stand in the partition more than once: {listing(twice)}')
+        if self.layers:
+            self._check_layers()
+
+    def _check_layers(self) -> None:
+        of_layers = [name for names in self.layers.values() for name in names]
+        strange = sorted({*of_layers} ^ {*self.stable, *self.unstable})
+        if strange or len(of_layers) != len({*of_layers}):
+            raise ValueError(f'the layers do not have the names of the groups, each once: {listing(strange)}')
+        stable = {*self.stable}
+        torn = [layer for layer, names in self.layers.items() if 0 < len(stable & {*names}) < len(names)]
+        if torn:
+            raise ValueError(f'layers stand in both groups, with some of their tensors in each: {listing(torn)}')
+
+    @property
+    def stable_layers(self) -> dict[str, list[str]]:
+        """The stable layers in ascending score: names of parameters by name of the layer."""
+        return self._by_layer(self.stable)
+
+    @property
+    def unstable_layers(self) -> dict[str, list[str]]:
+        """The unstable layers in ascending score: names of parameters by name of the layer."""
+        return self._by_layer(self.unstable)
+
+    def _by_layer(self, names: list[str]) -> dict[str, list[str]]:
+        if not self.layers:
+            return {name: [name] for name in names}
+        layer_of = {name: layer for layer, own in self.layers.items() for name in own}
+        return {layer: self.layers[layer] for layer in dict.fromkeys(layer_of[name] for name in names)}
 
     @classmethod
     def from_scores(
-        cls, scores: Mapping[str, float], unstable_ratio: float = 0.5, criterion: str = 'variance'
+        cls,
+        scores: Mapping[str, float],
+        unstable_ratio: float | str = 0.5,
+        criterion: str = 'variance',
+        layers: Mapping[str, list[str]] | None = None,
     ) -> Partition:
         """Call the floor(M * (1 - unstable_ratio)) layers with the lowest score of M stable, the others unstable.
 
         Layers of equal score stay in the order of `scores`.
 
         Args:
-            scores: Score by name, as `score_layers` returns them.
-            unstable_ratio: Share of unstable layers, between 0 and 1, both excluded.
+            scores: Score by name of the layer, as `score_layers` returns them.
+            unstable_ratio: Share of unstable layers, between 0 and 1, both excluded; or "auto": those above the
+                threshold of Otsu in the distribution of log-scores, see `otsu_split`.
             criterion: What the scores measure; kept with the partition, changes nothing.
+            layers: For scores of modules, what `layers_of(model, 'module')` says.
 
         Raises:
-            ValueError: A ratio outside (0, 1), one that leaves a group empty, or a score that is NaN or infinite.
+            ValueError: A ratio outside (0, 1), one that leaves a group empty, a score that is NaN or infinite, or
+                scores in which "auto" finds no two groups.
         """
-        if not 0 < unstable_ratio < 1:
-            raise ValueError(f'unstable_ratio must lie between 0 and 1, both excluded; it is {unstable_ratio}')
+        auto = unstable_ratio == 'auto'
+        if not auto and not (isinstance(unstable_ratio, int | float) and 0 < unstable_ratio < 1):
+            raise ValueError(
+                f'unstable_ratio must lie between 0 and 1, both excluded, or be "auto"; it is {unstable_ratio}'
+            )
         broken = [name for name, score in scores.items() if not math.isfinite(score)]
         if broken:
-            raise ValueError(f'scores must be finite numbers; NaN or Inf: {_listing(broken)}')
-        names = sorted(scores, key=scores.__getitem__)
-        # Decimal reads 0.9 as written: in binary, floor(10 * (1 - 0.9)) would be 0.
-        split = math.floor(len(names) * (1 - Decimal(str(float(unstable_ratio)))))
-        if not 0 < split < len(names):
+            raise ValueError(f'scores must be finite numbers; NaN or Inf: {listing(broken)}')
+        layers = dict(layers or {})
+        strange = sorted({*scores} ^ {*layers}) if layers else []
+        if strange:
+            raise ValueError(f'`scores` and `layers` must have the same layers, and differ in {listing(strange)}')
+        ordered = sorted(scores, key=scores.__getitem__)
+        if auto:
+            split = otsu_split([scores[name] for name in ordered])
+            unstable_ratio = 1 - split / len(ordered)
+        else:
+            # Decimal reads 0.9 as written: in binary, floor(10 * (1 - 0.9)) would be 0.
+            split = math.floor(len(ordered) * (1 - Decimal(str(float(unstable_ratio)))))
+        if not 0 < split < len(ordered):
             raise ValueError(
-                f'unstable_ratio {unstable_ratio} makes {split} of {len(names)} layers stable: '
+                f'unstable_ratio {unstable_ratio} makes {split} of {len(ordered)} layers stable: '
                 'both groups need at least one; choose another ratio'
             )
+        stable, unstable = (
+            [name for layer in group for name in layers.get(layer, [layer])]
+            for group in (ordered[:split], ordered[split:])
+        )
         scores = {name: float(score) for name, score in scores.items()}
-        return cls(names[:split], names[split:], scores, criterion, float(unstable_ratio))
+        return cls(stable, unstable, scores, criterion, float(unstable_ratio), layers)
 
     @classmethod
     def from_prefixes(cls, layers: nn.Module | Iterable[str], unstable_prefixes: str | Iterable[str]) -> Partition:
@@ -94,7 +150,7 @@ class Partition:
         Raises:
             ValueError: A prefix that no layer has, or prefixes that leave a group empty.
         """
-        names = _names(layers)
+        names = parameter_names(layers)
         prefixes = [unstable_prefixes] if isinstance(unstable_prefixes, str) else list(unstable_prefixes)
         unstable: set[str] = set()
         for prefix in prefixes:
@@ -114,7 +170,7 @@ class Partition:
     def random(cls, layers: nn.Module | Iterable[str], unstable_ratio: float = 0.5, seed: int = 0) -> Partition:
         """Split by a seeded random number a layer, which does not touch the global random state."""
         generator = random.Random(seed)
-        scores = {name: generator.random() for name in _names(layers)}
+        scores = {name: generator.random() for name in parameter_names(layers)}
         return cls.from_scores(scores, unstable_ratio, 'random')
 
     def check(self, model: nn.Module) -> None:
@@ -123,16 +179,16 @@ class Partition:
         Raises:
             ValueError: Names that the network lacks, or trainable layers that stand in neither group.
         """
-        trainable = _names(model)
+        trainable = parameter_names(model)
         known, named = set(trainable), {*self.stable, *self.unstable}
         unknown = [name for name in [*self.stable, *self.unstable] if name not in known]
         missing = [name for name in trainable if name not in named]
         if unknown:
             raise ValueError(
-                f'the partition names layers that are no trainable parameter of the network: {_listing(unknown)}'
+                f'the partition names layers that are no trainable parameter of the network: {listing(unknown)}'
             )
         if missing:
-            raise ValueError(f'trainable layers stand in neither group of the partition: {_listing(missing)}')
+            raise ValueError(f'trainable layers stand in neither group of the partition: {listing(missing)}')
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -180,7 +236,31 @@ class Partition:
             raise ValueError(f'{path} holds no partition: {error}') from error
 
 
-def _names(layers: nn.Module | Iterable[str]) -> list[str]:
-    if isinstance(layers, nn.Module):
-        return [name for name, parameter in layers.named_parameters() if parameter.requires_grad]
-    return list(layers)
+def otsu_split(scores: Sequence[float]) -> int:
+    """How many of the scores, in ascending order, lie below the threshold of Otsu in the distribution of their logs.
+
+    Scores of gradients spread over many decades, so that their logs are what has a shape. The threshold is the one that
+    makes the variance between the two classes largest, w0 w1 (m0 - m1)^2 with the classes' shares w and mean logs m,
+    and so the variance within them smallest: N. Otsu, "A Threshold Selection Method from Gray-Level Histograms", IEEE
+    Transactions on Systems, Man, and Cybernetics 9 (1), 1979, on the sorted values in place of a histogram. Scores of
+    zero lie below and take no part; equal scores are not torn apart; of equally good thresholds the lowest counts.
+
+    Raises:
+        ValueError: A score below zero, or fewer than two different ones above it.
+    """
+    if scores and scores[0] < 0:
+        raise ValueError(f'unstable_ratio "auto" takes logs, and scores must be at least 0; the lowest is {scores[0]}')
+    logs = [math.log(score) for score in scores if score > 0]
+    zeros, count = len(scores) - len(logs), len(logs)
+    places = [place for place in range(1, count) if logs[place - 1] < logs[place]]
+    if not places:
+        raise ValueError(
+            'unstable_ratio "auto" finds no two groups: it needs two different scores above zero; give a number'
+        )
+    centre = math.fsum(logs) / count
+    below = [0.0, *accumulate(value - centre for value in logs)]  # sums; the two classes' are each other's negative
+
+    def between(place: int) -> float:
+        return below[place] ** 2 / (place * (count - place))
+
+    return zeros + max(places, key=between)

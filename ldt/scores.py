@@ -1,7 +1,7 @@
 """Stage 1: how much does the gradient of each layer vary over samples?
 
-A layer is one parameter tensor. Its statistics run over every entry of its gradient in every batch, so that two numbers
-a layer, the mean and the sum of squared deviations from it, are all that is kept.
+A layer is one parameter tensor, or the tensors of one module. Its statistics run over every entry of its gradient in
+every batch, so that two numbers a tensor, the mean and the sum of squared deviations from it, are all that is kept.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from .layers import layers_of, listing
 from .restore import gradients_restored, modes_and_buffers_restored
 
 CRITERIA = ('variance', 'mean', 'normalized_variance', 'between_sample_variance', 'random')
@@ -33,16 +34,25 @@ class GradientStatistics:
     Args:
         model: The network. Parameters with `requires_grad=False` are left out.
         between_sample: Also keep what `between_sample_variance` needs, one more tensor of the size of each gradient.
+        granularity: What a layer is, "parameter" or "module", see `layers_of`. Statistics of a module are those of all
+            entries of all its tensors.
+
+    Attributes:
+        names: The layers, in the network's order.
+        batches: How many were taken in.
 
     Raises:
-        ValueError: The network has no trainable parameter.
+        ValueError: The network has no trainable parameter, or unknown granularity.
     """
 
-    def __init__(self, model: nn.Module, between_sample: bool = False) -> None:
+    def __init__(self, model: nn.Module, between_sample: bool = False, granularity: str = 'parameter') -> None:
         self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not self._parameters:
             raise ValueError('the network has no parameter with requires_grad=True: there is nothing to score')
-        self.names = list(self._parameters)
+        layers = layers_of(self._parameters, granularity)
+        self.names = list(layers)
+        layer_of = {name: index for index, names in enumerate(layers.values()) for name in names}
+        self._layer_of = torch.tensor([layer_of[name] for name in self._parameters])
         device = next(iter(self._parameters.values())).device
         if device.type == 'mps':  # has no float64
             device = torch.device('cpu')
@@ -127,7 +137,7 @@ class GradientStatistics:
     def mean(self) -> dict[str, float]:
         """Mean of each layer's gradient over every entry of every batch."""
         self._require(1)
-        return self._named(self._means)
+        return self._named(self._pooled()[1])
 
     def variance(self) -> dict[str, float]:
         """Unbiased variance of each layer's gradient over every entry of every batch.
@@ -136,12 +146,13 @@ class GradientStatistics:
             ValueError: A layer has shown fewer than two values.
         """
         self._require(1)
-        counts = self._sizes * self.batches
+        sizes, _, deviations = self._pooled()
+        counts = sizes * self.batches
         if bool((counts < 2).any()):
             raise ValueError(
                 'a variance needs two values, and a layer with one entry has shown one: score more batches'
             )
-        return self._named(self._deviations / (counts - 1))
+        return self._named(deviations / (counts - 1))
 
     def between_sample_variance(self) -> dict[str, float]:
         """Unbiased variance across batches of each entry, averaged over the entries of the layer.
@@ -152,7 +163,20 @@ class GradientStatistics:
         if self._entry_means is None:
             raise ValueError('between-sample variance needs GradientStatistics(model, between_sample=True)')
         self._require(2)
-        return self._named(self._entry_deviations / (self.batches - 1) / self._sizes)
+        return self._named(self._by_layer(self._entry_deviations) / (self.batches - 1) / self._by_layer(self._sizes))
+
+    def _by_layer(self, values: Tensor) -> Tensor:
+        """Sums over the tensors of each layer, on the CPU, where their order is always the same."""
+        sums = torch.zeros(len(self.names), dtype=torch.float64)
+        return sums.index_add_(0, self._layer_of, values.to('cpu'))
+
+    def _pooled(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Entries of a batch, mean, and summed squared deviations from it of each layer."""
+        sizes = self._by_layer(self._sizes)
+        means = self._by_layer(self._means * self._sizes) / sizes
+        apart = self._means.to('cpu') - means[self._layer_of]
+        deviations = self._deviations.to('cpu') + apart.square() * self._sizes.to('cpu') * self.batches
+        return sizes, means, self._by_layer(deviations)
 
     def scores(self, criterion: str = 'variance') -> dict[str, float]:
         """Score of each layer, in the network's order, by one of `CRITERIA` other than "random"."""
@@ -169,14 +193,15 @@ class GradientStatistics:
 
     def untouched(self) -> list[str]:
         """Names of the layers to which no backward pass has given a gradient."""
-        return [name for name, touched in zip(self._parameters, self._touched, strict=True) if not touched]
+        touched = self._by_layer(torch.tensor(self._touched).double()).tolist()
+        return [name for name, tensors in zip(self.names, touched, strict=True) if not tensors]
 
     def _require(self, batches: int) -> None:
         if self.batches < batches:
             raise ValueError(f'{self.batches} batches were taken in where {batches} are needed: score more batches')
 
     def _named(self, values: Tensor) -> dict[str, float]:
-        return dict(zip(self._parameters, values.tolist(), strict=True))
+        return dict(zip(self.names, values.tolist(), strict=True))
 
 
 def score_layers(
@@ -186,6 +211,7 @@ def score_layers(
     num_batches: int = 300,
     criterion: str = 'variance',
     *,
+    granularity: str = 'parameter',
     seed: int = 0,
     group: dist.ProcessGroup | None = None,
     on_batch: Callable[[int], None] | None = None,
@@ -202,21 +228,23 @@ def score_layers(
         loss_fn: `loss_fn(model, batch)` returns a scalar tensor.
         num_batches: How many batches at most.
         criterion: One of `CRITERIA`.
+        granularity: What is scored as one layer, "parameter" or "module", see `layers_of`.
         seed: For "random", which looks at no batch.
         group: The processes that score together; None is all of them.
         on_batch: Called with the number of batches done after each, to show progress.
 
     Returns:
-        Score by name of the parameter, in the network's order.
+        Score by name of the layer, in the network's order.
 
     Raises:
-        ValueError: Unknown criterion, no batch, a loss that is no scalar, or gradients with NaN or Inf (named).
+        ValueError: Unknown criterion or granularity, no batch, a loss that is no scalar, or gradients with NaN or Inf
+            (named).
     """
     if criterion not in CRITERIA:
         raise ValueError(f'no criterion is called {criterion!r}; choose from {", ".join(CRITERIA)}')
     if num_batches < 1:
         raise ValueError(f'num_batches must be at least 1, not {num_batches}')
-    statistics = GradientStatistics(model, between_sample=criterion == 'between_sample_variance')
+    statistics = GradientStatistics(model, criterion == 'between_sample_variance', granularity)
     if criterion == 'random':
         generator = random.Random(seed)
         return {name: generator.random() for name in statistics.names}
@@ -244,17 +272,12 @@ def _checked(statistics: GradientStatistics, criterion: str) -> dict[str, float]
     broken = [name for name, score in scores.items() if not math.isfinite(score)]
     if broken:
         raise ValueError(
-            f'the gradients of {_listing(broken)} hold NaN or Inf: look at the data, the loss and the weights'
+            f'the gradients of {listing(broken)} hold NaN or Inf: look at the data, the loss and the weights'
         )
     untouched = statistics.untouched()
     if untouched:
-        warnings.warn(f'no batch gave a gradient to {_listing(untouched)}: scored as zero, the stablest', stacklevel=3)
+        warnings.warn(f'no batch gave a gradient to {listing(untouched)}: scored as zero, the stablest', stacklevel=3)
     return scores
-
-
-def _listing(names: list[str], most: int = 10) -> str:
-    more = f' and {len(names) - most} more' if len(names) > most else ''
-    return ', '.join(names[:most]) + more
 
 
 def _as_real(tensor: Tensor) -> Tensor:

@@ -296,7 +296,7 @@ def _warnings(section: type[Section], opt: dict, is_train: bool) -> Iterator[tup
     """What is allowed, and probably not what was meant."""
     own = opt['model_type'] in OWN_MODELS and opt['model_type'] != 'LDTModel'
     if is_train and own and _at(opt, ('train', 'ldt')):
-        yield ('train', 'ldt'), f'ignored: only LDTModel reads it, and model_type is {opt["model_type"]}'
+        yield ('train', 'ldt'), f'ignored in a training: only LDTModel reads it, and model_type is {opt["model_type"]}'
     if is_train:
         yield from _without_effect(opt)
     yield from _doubtful(section, opt, ())
@@ -310,6 +310,11 @@ def _without_effect(opt: dict) -> Iterator[tuple[Key, str]]:
         yield ('logger', 'save_best'), f'without effect: nothing is validated without {missing}'
     if _at(opt, ('logger', 'keep_checkpoints')) and not _at(opt, ('logger', 'save_checkpoint_freq')):
         yield ('logger', 'keep_checkpoints'), 'without effect: no checkpoints are made without save_checkpoint_freq'
+    section = _at(opt, ('train', 'ldt')) or {}
+    interval = 'exchange_every' if section.get('strategy') == 'alternating' else 'alternate_every'
+    if section.get(interval):
+        other = {'exchange_every': 'dual', 'alternate_every': 'alternating'}[interval]
+        yield ('train', 'ldt', interval), f'without effect: it belongs to strategy {other}'
     converged = (_at(opt, ('train', 'swad')) or {}).get('converged') or 3
     if (
         _at(opt, ('train', 'swad')) is not None

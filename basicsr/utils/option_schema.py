@@ -57,6 +57,7 @@ def _decay(values: list[float]) -> list[float]:
 
 FolderName = Annotated[str, AfterValidator(_folder_name)]
 Decay = Annotated[List(Real(least=0), 2, 2), AfterValidator(_decay)]
+Times = List(Time, 2, 2)
 
 
 class IOBackend(Section):
@@ -163,25 +164,39 @@ class Compared(Section):
 class LDTSection(Section):
     """train.ldt"""
 
-    strategy: Annotated[Literal['dual'], NotYet('alternating')] = option('dual', 'Two cross-frozen branches.')
+    strategy: Literal['dual', 'alternating'] = option(
+        'dual', 'dual: two cross-frozen branches; alternating (LDT-S): one network that is either branch by turns.'
+    )
     criterion: Literal['variance', 'mean', 'normalized_variance', 'between_sample_variance', 'random', 'prefix'] = (
         option('variance', 'Score of a layer; its highest are the unstable layers. prefix: see unstable_prefixes.')
     )
-    unstable_ratio: Annotated[Real(above=0, below=1), NotYet('auto')] = option(0.5, 'Share of unstable layers.')
+    unstable_ratio: Literal['auto'] | Real(
+        above=0, below=1
+    ) = option(0.5, "Share of unstable layers; auto: those above Otsu's threshold of the log-scores.")
     unstable_prefixes: List(str, 1) | str = option(
         None, 'For criterion prefix: layers whose names begin like this are unstable.'
     )
-    granularity: Annotated[Literal['parameter'], NotYet('module')] = option('parameter', 'What is scored as one layer.')
+    granularity: Literal['parameter', 'module'] = option(
+        'parameter', "What is one layer: a parameter tensor, or a module's own tensors together."
+    )
     scoring_batches: Whole(1) = option(300, 'Training batches that are scored, over all processes.')
     warmup_iter: Annotated[Literal[0], NotYet(above=0)] = option(0, 'Iterations of plain training before the scoring.')
     repartition_every: Whole(1) = option(None, 'Iterations after which the layers are scored and split anew.')
-    exchange_every: Whole(1) = option(10, 'Iterations from one exchange of the branches to the next.')
+    exchange_every: Whole(1) = option(10, 'Strategy dual: iterations from one exchange of the branches to the next.')
+    alternate_every: Whole(1) = option(
+        10, 'Strategy alternating: iterations of a turn, at whose end the group that was trained is exchanged.'
+    )
     update: Literal['dynamic', 'fixed'] = option(
-        'dynamic', "dynamic (DPU): a decay that grows with a layer's place in its group; fixed: fixed_decay for all."
+        'dynamic', "dynamic (DPU): a decay that grows with a layer's place in its group; fixed: the same for all."
     )
     stable_decay: Decay = option([0.99, 0.01], 'Base and span of the decays of stable layers, for update dynamic.')
     unstable_decay: Decay = option([0.999, 0.001], 'Base and span of the decays of unstable layers.')
     fixed_decay: Real(least=0, below=1) = option(0.999, 'The decay for update fixed.')
+    stable_time: Times = option(
+        None, 'In place of stable_decay: time constants, fastest and slowest, in iterations or as 5% of the run.'
+    )
+    unstable_time: Times = option(None, 'In place of unstable_decay: time constants, fastest and slowest.')
+    fixed_time: Time = option(None, 'In place of fixed_decay: the time constant of all layers.')
 
     @classmethod
     def rules(cls, given: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -190,6 +205,16 @@ class LDTSection(Section):
             yield 'criterion', f'must be prefix where there are unstable_prefixes, not {criterion!r}'
         if criterion == 'prefix' and not prefixes:
             yield 'unstable_prefixes', 'missing; criterion prefix needs it'
+        for group in ('stable', 'unstable', 'fixed'):
+            if f'{group}_time' in given and f'{group}_decay' in given:
+                yield f'{group}_time', f'says the same as {group}_decay in another way; drop one of them (~)'
+
+    @classmethod
+    def exchange_interval(cls, given: Mapping[str, Any]) -> int:
+        """Iterations from one exchange of a layer to the next: with turns, two of them."""
+        if given.get('strategy') == 'alternating':
+            return 2 * given.get('alternate_every', 10)
+        return given.get('exchange_every', 10)
 
 
 class HeadFirst(Section):
@@ -244,6 +269,7 @@ class Train(Section):
 
     @classmethod
     def rules(cls, given: dict[str, Any]) -> Iterator[tuple[str, str]]:
+        yield from cls._time_rules(given)
         betas = (given.get('optim_g') or {}).get('betas')
         if isinstance(betas, list) and not all(isinstance(beta, int | float) and 0 <= beta < 1 for beta in betas):
             yield 'optim_g.betas', f'must be numbers of at least 0 and below 1, not {betas!r}'
@@ -271,6 +297,21 @@ class Train(Section):
         if not 1 <= round(lengths.get('head_first.iter', 1)) < (total or 2):
             last = round(lengths['head_first.iter'])
             yield 'head_first.iter', f'must be at least 1 and below total_iter, {total}, and is {last}'
+
+    @staticmethod
+    def _time_rules(given: dict[str, Any]) -> Iterator[tuple[str, str]]:
+        section, total_iter = given.get('ldt') or {}, given.get('total_iter')
+        shortest = LDTSection.exchange_interval(section)
+        for key in ('stable_time', 'unstable_time', 'fixed_time'):
+            times = section.get(key)
+            if times is None or not total_iter:
+                continue
+            both = times if isinstance(times, list) else [times, times]
+            fastest, slowest = (iterations(time, total_iter) for time in both)
+            if not shortest <= fastest <= slowest:
+                found = f'{fastest:g}' if fastest == slowest else f'{fastest:g} and {slowest:g}'
+                needed = f'{shortest} iterations, from one exchange of a layer to the next, and the fastest comes first'
+                yield f'ldt.{key}', f'must be at least {needed}; it is {found} iterations'
 
 
 class Val(Section):

@@ -49,7 +49,7 @@ def plot_layer_scores(
         axes.scatter(
             position[mask], values[mask], s=size, c=colour, marker=marker, lw=0, label=f'{label}: {mask.sum()} layers'
         )
-    _scale_scores(axes, values)
+    scale_scores(axes, values)
     _draw_threshold(axes, values[~is_unstable], values[is_unstable])
     if few:
         axes.set_xticks(position, names, rotation=90, fontsize=8, family='monospace')
@@ -214,14 +214,16 @@ def _check_scores(scores: Mapping[str, float], unstable: Collection[str]) -> tup
     return names, values
 
 
-def _scale_scores(axes: Axes, values: np.ndarray) -> None:
+def scale_scores(axes: Axes, values: np.ndarray, axis: str = 'y') -> None:
+    """Make an axis logarithmic, or linear around zero where scores are not all positive."""
     sizes = np.abs(values[values != 0])
     if not sizes.size:
         return
+    set_scale = getattr(axes, f'set_{axis}scale')
     if values.min() > 0:
-        axes.set_yscale('log')
+        set_scale('log')
     else:
-        axes.set_yscale('symlog', linthresh=10 ** np.floor(np.log10(sizes.min())), linscale=2)
+        set_scale('symlog', linthresh=10 ** np.floor(np.log10(sizes.min())), linscale=2)
 
 
 def _draw_threshold(axes: Axes, stable: np.ndarray, unstable: np.ndarray) -> None:

@@ -25,7 +25,7 @@ NETWORKS = {
     'small': {'embed_dim': 60, 'depths': [6, 6, 6, 6], 'mlp_ratio': 1.2, 'upsampler': 'pixelshuffledirect'},
     'full': {'embed_dim': 180, 'depths': [6] * 6, 'mlp_ratio': 2.0, 'upsampler': 'pixelshuffle'},
 }
-MOST_TIME, MOST_MEMORY, MOST_SCORING = 1.70, 1.10, 1.10
+MOST_TIME, MOST_MEMORY, MOST_ALTERNATING, MOST_SCORING = 1.70, 1.10, 1.05, 1.10
 
 
 def options(model_type: str, args: argparse.Namespace, folder: str) -> dict:
@@ -47,11 +47,21 @@ def batch(args: argparse.Namespace, seed: int) -> dict[str, torch.Tensor]:
     return {key: torch.rand(args.batch, 3, side, side, generator=generator) for key, side in sides.items()}
 
 
-def trainer(model_type: str, args: argparse.Namespace, folder: str):
+STEPS = {
+    'fine-tuning step': ('SRModel', {}),
+    'LDT step': ('LDTModel', {}),
+    'LDT-S step': ('LDTModel', {'strategy': 'alternating', 'alternate_every': 4}),
+    'LDT-S step and a switch': ('LDTModel', {'strategy': 'alternating', 'alternate_every': 1}),
+}
+"""By name: model and options of the method. A step that is no multiple of `alternate_every` ends no turn."""
+
+
+def trainer(what: str, args: argparse.Namespace, folder: str):
     """A model, split where that is its way by one batch's scores."""
+    model_type, section = STEPS[what]
     torch.manual_seed(0)
     opt = options(model_type, args, folder)
-    opt['train']['ldt'] = {'scoring_batches': 1} if model_type == 'LDTModel' else None
+    opt['train']['ldt'] = {'scoring_batches': 1, **section} if model_type == 'LDTModel' else None
     model = build_model(opt)
 
     class Loader:
@@ -69,13 +79,13 @@ def step(model, args: argparse.Namespace, number: int = 1) -> None:
     model.optimize_parameters(number)
 
 
-def in_turns(first, second, args: argparse.Namespace, title: str) -> tuple[list[float], list[float]]:
-    """Seconds of either, one after the other, after a call of each to warm up."""
-    times = [], []
-    for run in (first, second):
+def in_turns(runs: list, args: argparse.Namespace, title: str) -> list[list[float]]:
+    """Seconds of each, one after the other, after a call of each to warm up."""
+    times = [[] for _ in runs]
+    for run in runs:
         run()
     for _ in tqdm(range(args.repeats), desc=title, leave=False, disable=None):
-        for run, taken in zip((first, second), times, strict=True):
+        for run, taken in zip(runs, times, strict=True):
             taken.append(timed(run, args.device))
     return times
 
@@ -87,12 +97,15 @@ def row(what: str, times: list[float], base: list[float], peak: float, base_peak
     return line([what, *cells, f'{peak / 1e6:.0f}', f'{peak / base_peak:.2f}'])
 
 
-def step_peak(model_type: str, args: argparse.Namespace, folder: str) -> int:
-    """Most bytes of tensors that a training holds: weights, moments, gradients, activations."""
+def step_peak(what: str, args: argparse.Namespace, folder: str) -> int:
+    """Most bytes of tensors that a training holds: weights, moments, gradients, activations.
+
+    On the CPU those that wait in LDT-S count, too; on a GPU they are not in its memory.
+    """
 
     def run() -> None:
-        model = trainer(model_type, args, folder)
-        for number in (1, 2):
+        model = trainer(what, args, folder)
+        for number in range(1, 4):
             step(model, args, number)
 
     return peak_extra_bytes(run, args.device)
@@ -100,7 +113,7 @@ def step_peak(model_type: str, args: argparse.Namespace, folder: str) -> int:
 
 def scoring(args: argparse.Namespace, folder: str) -> None:
     """Print what scoring costs beside forward and backward passes over the same batches, and how its memory grows."""
-    model = trainer('SRModel', args, folder)
+    model = trainer('fine-tuning step', args, folder)
     net, few, many = model.net_g, args.scored, 4 * args.scored
 
     def loss_fn(net, pair):
@@ -116,7 +129,7 @@ def scoring(args: argparse.Namespace, folder: str) -> None:
     def score(count: int) -> None:
         ldt.score_layers(net, (batch(args, number) for number in range(count)), loss_fn, count)
 
-    plain, scored = in_turns(passes, lambda: score(few), args, 'Score')
+    plain, scored = in_turns([passes, lambda: score(few)], args, 'Score')
     peaks = [peak_extra_bytes(run, args.device) for run in (passes, lambda: score(few), lambda: score(many))]
     print(row(f'{few} batches forward and backward', plain, plain, peaks[0], peaks[0]))
     print(row(f'scoring {few} batches', scored, plain, peaks[1], peaks[0]))
@@ -135,15 +148,18 @@ def main() -> None:
     args = parser.parse_args()
     print(machine(args.device))
     print(f'MambaIR x4, {args.network}, {args.batch} x {args.size} x {args.size}, {args.amp or "float32"}')
-    print(f'Goals: LDT {MOST_TIME} x the time, {MOST_MEMORY} x the memory; scoring {MOST_SCORING} x its passes.')
+    print(
+        f'Goals: LDT {MOST_TIME} x the time, {MOST_MEMORY} x the memory; LDT-S {MOST_ALTERNATING} x either; '
+        f'scoring {MOST_SCORING} x its passes.'
+    )
     print(line(['what', 'seconds', 'spread', 'ratio', 'peak tensor MB', 'ratio']))
     print(line(['---'] * 6))
     with tempfile.TemporaryDirectory() as folder:
-        peaks = [step_peak(model_type, args, folder) for model_type in ('SRModel', 'LDTModel')]
-        models = [trainer(model_type, args, folder) for model_type in ('SRModel', 'LDTModel')]
-        tuned, decomposed = in_turns(*(lambda model=model: step(model, args) for model in models), args, 'Step')
-        print(row('fine-tuning step', tuned, tuned, peaks[0], peaks[0]))
-        print(row('LDT step', decomposed, tuned, peaks[1], peaks[0]), flush=True)
+        peaks = [step_peak(what, args, folder) for what in STEPS]
+        models = [trainer(what, args, folder) for what in STEPS]
+        times = in_turns([lambda model=model: step(model, args) for model in models], args, 'Step')
+        for what, taken, peak in zip(STEPS, times, peaks, strict=True):
+            print(row(what, taken, times[0], peak, peaks[0]), flush=True)
         del models
         scoring(args, folder)
 

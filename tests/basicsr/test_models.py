@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import ldt
 from basicsr.data import build_dataloader, build_dataset
 from basicsr.models import build_model
 from basicsr.models.lr_scheduler import CosineAnnealingRestartLR, MultiStepRestartLR
@@ -320,10 +321,15 @@ def test_warmup_ends_at_the_full_rate(pictures, tmp_path):
         ({'unstable_decay': ['a', 0.5]}, r'train\.ldt\.unstable_decay: must be a list of 2 numbers'),
         ({'update': 'fixed', 'fixed_decay': 1.0}, r'train\.ldt\.fixed_decay: .*below 1'),
         ({'unstable_prefixes': 'upsample'}, r'train\.ldt\.criterion: must be prefix'),
-        ({'strategy': 'alternating'}, r'train\.ldt\.strategy: not supported yet'),
-        ({'granularity': 'module'}, r'train\.ldt\.granularity: not supported yet'),
+        ({'strategy': 'both'}, r'train\.ldt\.strategy: must be dual or alternating'),
+        ({'granularity': 'layer'}, r'train\.ldt\.granularity: must be parameter or module'),
+        ({'stable_time': [10, 20], 'stable_decay': [0.9, 0]}, r'stable_time: says the same as stable_decay'),
+        (
+            {'fixed_time': '5 iterations'},
+            r'fixed_time: must be a number of at least 1 or a share of',
+        ),
+        ({'unstable_time': ['5%']}, r'unstable_time: must be a list of 2'),
         ({'warmup_iter': 100}, r'train\.ldt\.warmup_iter: not supported yet'),
-        ({'unstable_ratio': 'auto'}, r'train\.ldt\.unstable_ratio: not supported yet'),
         ({'unstabel_ratio': 0.4}, "train.ldt.unstabel_ratio: unknown option; did you mean 'unstable_ratio'"),
         ({'criterion': 'varience'}, 'train.ldt.criterion'),
         ({'unstable_ratio': 1}, 'train.ldt.unstable_ratio'),
@@ -345,6 +351,9 @@ def test_mistakes_in_the_ldt_section_stop_before_training(pictures, tmp_path, se
         ({'criterion': 'prefix', 'unstable_prefixes': ['upsample', 'norm']}, {'upsample', 'norm'}),
         ({'criterion': 'random', 'unstable_ratio': 0.25}, None),
         ({'criterion': 'between_sample_variance', 'scoring_batches': 2}, None),
+        ({'granularity': 'module', 'scoring_batches': 2}, None),
+        ({'granularity': 'module', 'criterion': 'prefix', 'unstable_prefixes': ['layers.0']}, {'layers'}),
+        ({'unstable_ratio': 'auto', 'scoring_batches': 2, 'strategy': 'alternating'}, None),
     ],
 )
 def test_other_partitions(pictures, tmp_path, section, unstable):
@@ -352,12 +361,76 @@ def test_other_partitions(pictures, tmp_path, section, unstable):
     model = build(opt)
     model.before_training(loader(opt, 'train'))
     partition = model.net.partition
-    assert partition.criterion == section['criterion']
+    assert partition.criterion == section.get('criterion', 'variance')
+    assert bool(partition.layers) == ('granularity' in section)
     assert set(model.net.decay.values()) == {0.5}
     if unstable:
         assert {name.split('.')[0] for name in partition.unstable} == unstable
         assert 'layer scores' not in model.artifacts()
     train(model, opt, 1)
+    assert ldt.Partition.load(tmp_path / 'partition.json') == partition
+
+
+@pytest.mark.parametrize(
+    ('section', 'interval', 'stable'),
+    [
+        ({'exchange_every': 4, 'stable_time': [40, '50%'], 'unstable_time': ['10%', '1000%']}, 4, (40, 200)),
+        ({'strategy': 'alternating', 'alternate_every': 4, 'update': 'fixed', 'fixed_time': '20%'}, 8, (80, 80)),
+    ],
+)
+def test_decays_by_time_constants(pictures, tmp_path, logged, section, interval, stable):
+    opt = options(pictures, tmp_path, 'LDTModel', ldt={**section, 'criterion': 'random'}, total_iter=400)
+    model = build(opt)
+    model.before_training(loader(opt, 'train'))
+    assert model.net.exchange_every == interval
+    names, (fastest, slowest) = model.net.partition.stable, stable
+    first, last = model.net.decay[names[0]], model.net.decay[names[-1]]
+    assert first == pytest.approx(1 - interval / fastest)
+    span = interval / fastest - interval / slowest
+    assert last == pytest.approx(1 - interval / fastest + span * (len(names) - 1) / len(names))
+    told = [record.getMessage() for record in logged.records if 'Time constants of the stable' in record.getMessage()]
+    assert f'layers: {fastest} to ' in told[0] and 'the run has 400' in told[0]
+
+
+def test_a_run_in_one_network_is_resumed_and_split_anew(pictures, tmp_path):
+    section = {**LDT, 'strategy': 'alternating', 'alternate_every': 3, 'repartition_every': 5}
+    opt = options(pictures, tmp_path, 'LDTModel', ldt=section)
+
+    class Batches(list):
+        sampler = None
+
+    batches = Batches(batch for _ in range(12) for batch in loader(opt, 'train'))
+
+    def go_on(model, first, last):
+        model.train_loader = batches
+        for number in range(first, last + 1):
+            model.feed_data(batches[number])
+            model.optimize_parameters(number)
+        return model
+
+    whole = build(opt)
+    network = whole.net_g
+    whole.before_training(batches)
+    assert whole.net.network is network is whole.net_g, 'there is one network'
+    go_on(whole, 1, 4).save(0, 4)
+    other = build(opt)
+    other.resume_training(load_checkpoint(tmp_path / 'training_states' / '4.state'))
+    assert other.net.branch_names == ('auxiliary',)
+    for model in (whole, other):
+        go_on(model, 5, 11)
+        assert set(model.log_dict) == {'l_pix_primary', 'l_pix_auxiliary'}
+    for a, b in ((whole, other), (other, whole)):
+        assert a.net.partition == b.net.partition and a.net.steps == 11
+        for name, value in a.net.composite_state_dict().items():
+            assert torch.equal(value, b.net.composite_state_dict()[name]), name
+    assert all(torch.equal(a, b) for a, b in zip(whole.net_g.parameters(), other.net_g.parameters(), strict=True))
+    whole.validation(loader(opt), 11, None)
+    whole.save_weights(11)
+    saved = load_checkpoint(tmp_path / 'models' / 'net_g_11.pth')['params']
+    assert all(torch.equal(saved[name], value) for name, value in whole.net.composite_state_dict().items())
+    with pytest.raises(ValueError, match=r'train\.ldt\.strategy: .* saved with alternating, .* ask for dual'):
+        dual = build(options(pictures, tmp_path, 'LDTModel', ldt=LDT))
+        dual.resume_training(load_checkpoint(tmp_path / 'training_states' / '4.state'))
 
 
 def test_short_run_with_the_papers_coefficients_is_warned_about(pictures, tmp_path, logged):

@@ -187,7 +187,20 @@ val:
         ('train.pixel_opt.eps=1', 'train.pixel_opt.eps: unknown option'),
         ('train.ldt.unstabel_ratio=0.4', "train.ldt.unstabel_ratio: unknown option; did you mean 'unstable_ratio'?"),
         ('train.ldt.warmup_iter=5', 'train.ldt.warmup_iter: not supported yet: 5; so far it must be 0'),
-        ('train.ldt.strategy=both', "train.ldt.strategy: must be dual, not 'both'"),
+        ('train.ldt.strategy=both', "train.ldt.strategy: must be dual or alternating, not 'both'"),
+        (
+            'train.ldt.unstable_ratio=atuo',
+            "must be auto or a number above 0 and below 1, not 'atuo'; did you mean 'auto'",
+        ),
+        (
+            'train.ldt.stable_time=[10, 5]',
+            'stable_time: must be at least 10 iterations, from one exchange of a layer to',
+        ),
+        (
+            'train.ldt.fixed_time=0%',
+            'fixed_time: must be a number of at least 1 or a share of train.total_iter such as',
+        ),
+        ('train.ldt={strategy: alternating, fixed_time: 15}', 'fixed_time: must be at least 20 iterations, from one'),
         ('val.val_freq=5.5', 'val.val_freq: must be a whole number of at least 1, not 5.5'),
         ('val={patchwise_testing: true, tile_size: 0}', 'val.tile_size: must be above 0 for patchwise_testing'),
         ('logger.wandb.project=a', 'logger.use_tb_logger: must be true for wandb'),
@@ -402,11 +415,16 @@ def test_training_needs_more_than_testing(file):
 
 def test_what_is_ignored_is_said(file, logged):
     parse(file, True, ['train.ldt.exchange_every=5'])
-    assert any('train.ldt: ignored: only LDTModel reads it' in text for text in logged.warnings())
+    assert any('train.ldt: ignored in a training: only LDTModel reads it' in text for text in logged.warnings())
     logged.clear()
     parse(file, True, ['train.ldt.exchange_every=5', 'model_type=LDTModel'])
     parse(file, False, ['train.ldt.exchange_every=5'])
     assert not logged.warnings()
+    parse(file, True, ['train.ldt={exchange_every: 5, strategy: alternating}', 'model_type=LDTModel'])
+    assert 'train.ldt.exchange_every: without effect: it belongs to strategy dual' in logged.warnings()[0]
+    logged.clear()
+    parse(file, True, ['train.ldt.alternate_every=5', 'model_type=LDTModel'])
+    assert 'train.ldt.alternate_every: without effect: it belongs to strategy alternating' in logged.warnings()[0]
     assert 'train.ema_decay: the composite of LDT is' in mistakes(
         file, True, ['model_type=LDTModel', 'train.ema_decay=0.9']
     )

@@ -187,8 +187,8 @@ def test_two_test_sets_of_one_name_are_refused(tmp_path):
 
 
 def test_what_is_not_supported_yet_is_refused_not_ignored(tmp_path):
-    with pytest.raises(ValueError, match=r'train\.ldt\.granularity: not supported yet'):
-        parse(tmp_path, MINIMAL + 'train: {ldt: {granularity: module}}')
+    with pytest.raises(ValueError, match=r'train\.ldt\.warmup_iter: not supported yet'):
+        parse(tmp_path, MINIMAL + 'train: {ldt: {warmup_iter: 5}}')
 
 
 def test_testing_as_mambair_writes_it(tmp_path):

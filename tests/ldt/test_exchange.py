@@ -29,6 +29,27 @@ def test_fixed_decay_of_one_is_an_error():
         ldt.fixed_decay(PARTITION, 1.0)
 
 
+def test_decay_of_time_constants():
+    base, span = ldt.decay_of(50, 400, exchange_every=10)
+    assert (base, base + span) == pytest.approx((1 - 10 / 50, 1 - 10 / 400))
+    constants = ldt.time_constants(ldt.dynamic_decay(PARTITION, (base, span)), 10)
+    assert constants['s0'] == pytest.approx(50) and 50 < constants['s1'] < constants['s3'] < 400
+    assert ldt.decay_of(10, 10, 10) == (0, 0)
+    for wrong in ((9, 400), (400, 50), (50, float('inf')), (float('nan'), 50)):
+        with pytest.raises(ValueError, match='time constants must be'):
+            ldt.decay_of(*wrong, 10)
+
+
+def test_a_layer_of_several_tensors_has_one_place():
+    layers = {'a': ['a.w', 'a.b'], 'b': ['b.w'], 'c': ['c.w', 'c.b'], 'd': ['d.w']}
+    partition = ldt.Partition(['b.w', 'a.w', 'a.b'], ['c.w', 'c.b', 'd.w'], layers=layers)
+    decay = ldt.dynamic_decay(partition, (0.5, 0.4), (0.8, 0.1))
+    expected = {'b.w': 0.5, 'a.w': 0.7, 'a.b': 0.7, 'c.w': 0.8, 'c.b': 0.8, 'd.w': 0.85}
+    assert decay == pytest.approx(expected)
+    stable, unstable = ldt.paces(partition, decay, 1, 4)
+    assert (stable.layers, unstable.layers, stable.slow, unstable.slow) == (2, 2, 0, 2)
+
+
 def test_time_constants_and_pace():
     decay = ldt.dynamic_decay(PARTITION)
     assert ldt.time_constants(decay, 10)['s0'] == pytest.approx(1000)

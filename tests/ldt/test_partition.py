@@ -1,4 +1,7 @@
 import json
+import math
+import random
+import statistics
 
 import pytest
 from torch import nn
@@ -53,6 +56,76 @@ def test_prefixes_end_at_a_dot():
         ldt.Partition.from_prefixes(Net(), 'haed')
     with pytest.raises(ValueError, match='stable group is empty'):
         ldt.Partition.from_prefixes(Net(), ['head', 'head2', 'body'])
+
+
+def otsu_by_hand(scores):
+    """The variance between the classes, as it is defined, for every threshold."""
+    logs = [math.log(score) for score in sorted(scores)]
+
+    def between(split):
+        classes = logs[:split], logs[split:]
+        means = [statistics.fmean(group) for group in classes]
+        return len(classes[0]) * len(classes[1]) * (means[0] - means[1]) ** 2 / len(logs) ** 2
+
+    return max(range(1, len(logs)), key=between)
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_auto_is_otsus_threshold_on_log_scores(seed):
+    draw = random.Random(seed)
+    share = draw.uniform(0.2, 0.8)
+    scores = {str(i): math.exp(draw.gauss(-9 if draw.random() < share else 0, 2)) for i in range(60)}
+    partition = ldt.Partition.from_scores(scores, 'auto')
+    assert len(partition.stable) == otsu_by_hand(scores.values())
+    assert partition.unstable_ratio == pytest.approx(len(partition.unstable) / 60)
+    assert ldt.Partition.from_scores(dict(reversed(scores.items())), 'auto').unstable == partition.unstable
+    zeros = {f'zero{i}': 0.0 for i in range(30)}
+    with_zeros = ldt.Partition.from_scores({**scores, **zeros}, 'auto')
+    assert with_zeros.unstable == partition.unstable and with_zeros.stable == [*zeros, *partition.stable]
+
+
+def test_auto_tears_no_equal_scores_apart_and_says_where_it_finds_nothing():
+    assert ldt.Partition.from_scores({'a': 1, 'b': 1, 'c': 1, 'd': 5, 'e': 5}, 'auto').stable == ['a', 'b', 'c']
+    assert ldt.Partition.from_scores({'a': 1, 'b': 10, 'c': 100}, 'auto').stable == ['a'], 'the lowest of equals'
+    for scores in ({'a': 1, 'b': 1}, {'a': 0, 'b': 2}, {'a': 0, 'b': 0}, {'a': 3}, {}):
+        with pytest.raises(ValueError, match='finds no two groups'):
+            ldt.Partition.from_scores(scores, 'auto')
+    with pytest.raises(ValueError, match='scores must be at least 0; the lowest is -1'):
+        ldt.Partition.from_scores({'a': -1, 'b': 2}, 'auto')
+    with pytest.raises(ValueError, match='or be "auto"; it is half'):
+        ldt.Partition.from_scores({'a': 1, 'b': 2}, 'half')
+
+
+def test_modules_as_layers(tmp_path):
+    net = FourConvs()
+    layers = ldt.layers_of(net, 'module')
+    assert layers['tail'] == ['tail.weight', 'tail.bias'] and list(layers) == ['head', 'body1', 'body2', 'tail']
+    assert ldt.layers_of(net) == {name: [name] for name, _ in net.named_parameters()}
+    assert ldt.layers_of(['w', 'a.w', 'a.b.w'], 'module') == {'(network)': ['w'], 'a': ['a.w'], 'a.b': ['a.b.w']}
+    scores = {'head': 4.0, 'body1': 1.0, 'body2': 3.0, 'tail': 2.0}
+    partition = ldt.Partition.from_scores(scores, 0.25, layers=layers)
+    partition.check(net)
+    assert partition.stable == [
+        f'{layer}.{kind}' for layer in ('body1', 'tail', 'body2') for kind in ('weight', 'bias')
+    ]
+    assert list(partition.stable_layers) == ['body1', 'tail', 'body2'] and list(partition.unstable_layers) == ['head']
+    partition.save(tmp_path / 'partition.json')
+    assert ldt.Partition.load(tmp_path / 'partition.json') == partition
+    with pytest.raises(ValueError, match=r'some of their tensors in each: head'):
+        ldt.Partition(['head.weight'], ['head.bias'], layers={'head': ['head.weight', 'head.bias']})
+    with pytest.raises(ValueError, match=r'do not have the names of the groups, each once: tail\.bias'):
+        ldt.Partition(['head.weight'], ['tail.weight'], layers={'head': ['head.weight'], 'tail': layers['tail']})
+    with pytest.raises(ValueError, match='differ in tail'):
+        ldt.Partition.from_scores({'head': 1.0, 'body1': 2.0, 'body2': 3.0}, layers=layers)
+    with pytest.raises(ValueError, match='no granularity'):
+        ldt.layers_of(net, 'block')
+
+
+def test_partitions_of_before_there_were_layers_load():
+    old = json.loads(ldt.Partition.from_scores(SCORES, 0.4).to_json())
+    del old['layers']
+    partition = ldt.Partition.from_dict(old)
+    assert partition.layers == {} and list(partition.unstable_layers) == ['c', 'a']
 
 
 def test_a_layer_stands_in_one_group_once():

@@ -66,6 +66,27 @@ def test_streaming_equals_stacked_gradients(net):
             assert score == pytest.approx(formula(stacked[name]).item(), rel=1e-4), (criterion, name)
 
 
+def test_a_module_is_scored_over_all_entries_of_its_tensors(net):
+    batches = scoring_batches(5)
+    stacked = stacked_gradients(net, batches)
+    layers = ldt.layers_of(net, 'module')
+    pooled = {layer: torch.cat([stacked[name].flatten(1) for name in names], dim=1) for layer, names in layers.items()}
+    for criterion, formula in {
+        'variance': lambda g: g.var(),
+        'mean': lambda g: g.mean().abs(),
+        'normalized_variance': lambda g: g.var() / g.mean().abs(),
+        'between_sample_variance': lambda g: g.var(dim=0).mean(),
+    }.items():
+        scores = ldt.score_layers(net, batches, l1_loss, criterion=criterion, granularity='module')
+        assert list(scores) == ['head', 'body1', 'body2', 'tail']
+        for layer, score in scores.items():
+            assert score == pytest.approx(formula(pooled[layer]).item(), rel=1e-4), (criterion, layer)
+    assert list(ldt.score_layers(net, [], l1_loss, criterion='random', granularity='module')) == list(layers)
+    half = lambda model, pair: model.head(pair[0]).mean() + 0 * model.tail.bias.sum()  # noqa: E731
+    with pytest.warns(UserWarning, match=r'no batch gave a gradient to body1, body2: scored as zero'):
+        ldt.score_layers(net, batches, half, granularity='module')
+
+
 def test_variance_survives_a_large_mean():
     layer = nn.Linear(1000, 1, bias=False).double()
     statistics = ldt.GradientStatistics(layer)
