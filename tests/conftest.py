@@ -1,6 +1,10 @@
 import logging
+import os
 
 import pytest
+
+if 'PYTEST_XDIST_WORKER' in os.environ:  # before torch is imported: several processes share the cores
+    os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 
 class _Kept(logging.Handler):

@@ -53,6 +53,7 @@ class Cells:
         self._running: dict[str, subprocess.Popen] = {}
         self._lock = threading.Lock()
         self._stopping = False
+        self._at_a_time = 1
 
     def is_done(self, cell: Cell) -> bool:
         """Whether the cell was trained and tested."""
@@ -116,6 +117,7 @@ class Cells:
         """
         left = [cell for cell in cells if not self.is_done(cell)]
         failed: dict[str, str] = {}
+        self._at_a_time = min(self.jobs, len(left))
         total = sum(cell.train['train']['total_iter'] for cell in left)
         with (
             _terminated_as_interrupted(),
@@ -229,8 +231,8 @@ class Cells:
 
     def _environment(self, slot: int) -> dict[str, str]:
         env = dict(os.environ)
-        if self.jobs > 1:
-            env.setdefault('OMP_NUM_THREADS', str(max(1, len(os.sched_getaffinity(0)) // self.jobs)))
+        if self._at_a_time > 1:
+            env.setdefault('OMP_NUM_THREADS', str(max(1, len(os.sched_getaffinity(0)) // self._at_a_time)))
         devices = [one for one in env.get('CUDA_VISIBLE_DEVICES', '').split(',') if one]
         devices = devices or [str(index) for index in range(torch.cuda.device_count())]
         if devices:

@@ -150,6 +150,7 @@ class Compared(Section):
     """compare.<label>"""
 
     pretrain_network_g: str = option(None, 'Its weights.')
+    pretrain_opt: str = option(None, 'Training: option file that is trained first where pretrain_network_g is missing.')
     param_key_g: str = option('params', 'Which weights of the file.')
     strict_load_g: bool = option(True, 'Refuse weights that do not fit the network exactly.')
     network_g: Network = option(None, 'The network and its arguments. Default: that of the file.')
@@ -394,7 +395,7 @@ class Options(Section):
     datasets: dict[str, Dataset] = option(..., 'Data sets: train; val, val_1, …; test, test_1, ….')
     network_g: Network = option(..., 'The network and its arguments.')
     path: Path = option(None, 'Weights, training states, output.')
-    compare: dict[str, Compared] = option(None, 'Testing, by label: networks to stand beside this one in the tables.')
+    compare: dict[str, Compared] = option(None, 'By label: networks to stand beside this one in the tables.')
     train: Train = option(None, 'Training.')
     val: Val = option(None, 'Validation and testing.')
     logger: Logger = option(None, 'Logs and checkpoints.')

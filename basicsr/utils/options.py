@@ -29,6 +29,7 @@ __all__ = [
     'override',
     'parse_options',
     'resolve_datasets',
+    'trained_first',
     'yaml_load',
 ]
 
@@ -135,9 +136,9 @@ def _resolve_paths(opt: dict, root: Path) -> None:
         if paths.get(key):
             paths[key] = _resolved(root, paths[key], f'path.{key}')
     for label, section in (opt.get('compare') or {}).items():
-        if section.get('pretrain_network_g'):
-            option = f'compare.{label}.pretrain_network_g'
-            section['pretrain_network_g'] = _resolved(root, section['pretrain_network_g'], option)
+        for key in ('pretrain_network_g', 'pretrain_opt'):
+            if section.get(key):
+                section[key] = _resolved(root, section[key], f'compare.{label}.{key}')
     output = Path(_resolved(root, paths.get('output_root') or '.', 'path.output_root'))
     if opt['is_train']:
         folder = output / 'experiments' / opt['name']
@@ -163,6 +164,22 @@ def missing_data(opt: dict) -> list[str]:
     ]
 
 
+def _sections_with_weights(opt: dict) -> dict[str, dict]:
+    """By option: `path`, and what stands in `compare`."""
+    compare = (opt.get('compare') or {}).items()
+    return {'path': opt['path'], **{f'compare.{label}': section for label, section in compare}}
+
+
+def trained_first(opt: dict) -> dict[str, dict]:
+    """By option, the sections whose weights are missing, and whose `pretrain_opt` says how to train them."""
+    return {
+        name: section
+        for name, section in _sections_with_weights(opt).items()
+        if section.get('pretrain_opt') and section.get('pretrain_network_g')
+        and not Path(section['pretrain_network_g']).is_file()
+    }  # fmt: skip
+
+
 def check_files(opt: dict) -> None:
     """Make sure that data and pre-trained weights are there, before anything is built.
 
@@ -171,10 +188,7 @@ def check_files(opt: dict) -> None:
     """
     missing = missing_data(opt)
     hint = f'\n{opt["data_hint"]}' if missing and opt.get('data_hint') else ''
-    sections = {'path': opt['path']}
-    if not opt['is_train']:
-        sections.update({f'compare.{label}': section for label, section in (opt.get('compare') or {}).items()})
-    for name, section in sections.items():
+    for name, section in _sections_with_weights(opt).items():
         weights = section.get('pretrain_network_g')
         if weights and not Path(weights).is_file():
             missing.append(f'{name}.pretrain_network_g: {weights}')
