@@ -213,8 +213,8 @@ class LDTSection(Section):
     def exchange_interval(cls, given: Mapping[str, Any]) -> int:
         """Iterations from one exchange of a layer to the next: with turns, two of them."""
         if given.get('strategy') == 'alternating':
-            return 2 * given.get('alternate_every', 10)
-        return given.get('exchange_every', 10)
+            return 2 * (given.get('alternate_every') or 10)
+        return given.get('exchange_every') or 10
 
 
 class HeadFirst(Section):

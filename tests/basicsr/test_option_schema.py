@@ -423,6 +423,7 @@ def test_what_is_ignored_is_said(file, logged):
     parse(file, True, ['train.ldt={exchange_every: 5, strategy: alternating}', 'model_type=LDTModel'])
     assert 'train.ldt.exchange_every: without effect: it belongs to strategy dual' in logged.warnings()[0]
     logged.clear()
+    parse(file, True, ['train.ldt={exchange_every: ~, fixed_time: 10}', 'model_type=LDTModel'])
     parse(file, True, ['train.ldt.alternate_every=5', 'model_type=LDTModel'])
     assert 'train.ldt.alternate_every: without effect: it belongs to strategy alternating' in logged.warnings()[0]
     assert 'train.ema_decay: the composite of LDT is' in mistakes(
