@@ -130,12 +130,12 @@ val: {metrics: {psnr: {type: calculate_psnr, crop_border: 4, test_y_channel: tru
 logger: {save_best: psnr}
 """
     parse(tmp_path, MINIMAL + metrics)
-    changes = ['val.metrics.psnr.test_y_chanel=true', 'val.metrics.lpips.type=calculate_lpips', 'logger.save_best=ssim']
+    changes = ['val.metrics.psnr.test_y_chanel=true', 'val.metrics.vif.type=calculate_vif', 'logger.save_best=ssim']
     with pytest.raises(ValueError) as error:
         parse(tmp_path, MINIMAL + metrics, changes)
     for part in (
         "val.metrics.psnr.test_y_chanel: unknown option; did you mean 'test_y_channel'?",
-        "val.metrics.lpips.type: 'calculate_lpips' is no metric; there are calculate_",
+        "val.metrics.vif.type: 'calculate_vif' is no metric; there are calculate_",
         "logger.save_best: 'ssim' is none of val.metrics: psnr, lpips",
     ):
         assert part in str(error.value)
