@@ -105,7 +105,7 @@ def create_train_val_dataloader(opt: dict, logger: Any) -> tuple[Any, EnlargedSa
 
 def _train_loader(opt: dict, dataset_opt: dict, accumulate: int = 1) -> tuple[Any, EnlargedSampler]:
     dataset, ratio = build_dataset(dataset_opt), dataset_opt.get('dataset_enlarge_ratio') or 1
-    sampler = EnlargedSampler(dataset, opt['world_size'], opt['rank'], ratio)
+    sampler = EnlargedSampler(dataset, opt['world_size'], opt['rank'], ratio, opt['manual_seed'])
     loader = build_dataloader(
         dataset, dataset_opt, opt['num_gpu'], opt['dist'], sampler, opt['manual_seed'], accumulate
     )

@@ -25,7 +25,7 @@ def endless(loader: Any, epoch: int = 0) -> Iterator[Any]:
 class EnlargedSampler(Sampler[int]):
     """Gives each process its share of a random permutation, over a dataset repeated `ratio` times.
 
-    An enlarged dataset makes epochs longer, and so the restarts of the workers rarer. The order depends on the
+    An enlarged dataset makes epochs longer, and so the restarts of the workers rarer. The order depends on seed and
     epoch alone, so that a resumed run sees what the interrupted one would have seen.
 
     Args:
@@ -33,12 +33,15 @@ class EnlargedSampler(Sampler[int]):
         num_replicas: Number of processes.
         rank: This process, 0 to num_replicas - 1.
         ratio: How often an epoch goes through the dataset; may be a fraction.
+        seed: Of the run, at most 2**31 - 1; the same in all processes. With 0 the order is BasicSR's.
 
     Raises:
         ValueError: The dataset is empty, or the ratio is not positive.
     """
 
-    def __init__(self, dataset: Sized, num_replicas: int | None, rank: int | None, ratio: float = 1) -> None:
+    def __init__(
+        self, dataset: Sized, num_replicas: int | None, rank: int | None, ratio: float = 1, seed: int = 0
+    ) -> None:
         self.dataset_size = len(dataset)
         self.num_replicas = 1 if num_replicas is None else num_replicas
         self.rank = 0 if rank is None else rank
@@ -46,12 +49,12 @@ class EnlargedSampler(Sampler[int]):
             raise ValueError('cannot sample from an empty dataset; check its dataroot')
         if not ratio > 0:
             raise ValueError(f'dataset_enlarge_ratio must be above 0, not {ratio}')
-        self.epoch = self.start = 0
+        self.seed, self.epoch, self.start = seed, 0, 0
         self.num_samples = math.ceil(self.dataset_size * ratio / self.num_replicas)
         self.total_size = self.num_samples * self.num_replicas
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.epoch)
+        generator = torch.Generator().manual_seed((self.seed << 32) + self.epoch)
         indices = torch.randperm(self.total_size, generator=generator) % self.dataset_size
         return iter(indices[self.rank :: self.num_replicas].tolist()[self.start :])
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+import hashlib
+import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from basicsr.data.data_util import paired_paths_from_folder
 from basicsr.utils.img_util import imfrombytes, imwrite
 from basicsr.utils.matlab_functions import imresize
 from basicsr.utils.misc import write_text
+from basicsr.utils.threads import in_threads
 
 
 def find_cameras(data: Path) -> list[str]:
@@ -65,6 +67,8 @@ def prepare_cameras(
     step = len(own) / selection
     chosen = [own[int((index + 0.5) * step)] for index in range(selection)]
     training = [name for name in own if name not in chosen]
+    # What is made of one source and selection is never mistaken for what was made of another.
+    folder = folder / f'{source}_{selection}_{_digest([data / source / "HR" / name for name in own])}'
     if write:
         folder.mkdir(parents=True, exist_ok=True)
         for part, part_names in (('train', training), ('selection', chosen)):
@@ -78,6 +82,14 @@ def prepare_cameras(
         'val': {**roots[source], 'meta_info_file': str(folder / 'selection.txt'), 'name': source},
         **{f'test_{camera}': {**roots[camera], 'name': camera} for camera in cameras if camera != source},
     }
+
+
+def _digest(files: Iterable[Path]) -> str:
+    """Eight letters that change with the files' names and bytes."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.name.encode() + b'\0' + hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()[:8]
 
 
 def _roots(camera: Path) -> dict[str, str]:
@@ -104,5 +116,4 @@ def _reduce(folder: Path, names: list[str], scale: int, output: Path) -> None:
         imwrite((lq * 255).round().astype(np.uint8), temporary, [cv2.IMWRITE_PNG_COMPRESSION, 3])
         temporary.replace(made)
 
-    with ThreadPoolExecutor() as pool:
-        list(tqdm(pool.map(reduce, names), 'Reduce', len(names), unit='image', leave=False, disable=None))
+    in_threads(reduce, names, os.cpu_count() or 1, 'Reduce')

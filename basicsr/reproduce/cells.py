@@ -56,15 +56,21 @@ class Cells:
         self._at_a_time = 1
 
     def is_done(self, cell: Cell) -> bool:
-        """Whether the cell was trained and tested."""
+        """Whether the cell was trained and tested; the pre-training is not tested."""
+        if not cell.test['datasets']:
+            return (self._weights(cell) / 'net_g_latest.pth').is_file()
         return (self._results(cell.name) / FILE).is_file()
+
+    def is_current(self, cell: Cell) -> bool:
+        """Whether the cell is done, and with the options that it has now."""
+        try:
+            self.check(cell)
+        except ValueError:
+            return False
+        return self.is_done(cell)
 
     def results(self, cell: Cell) -> Results:
         return Results.load(self._results(cell.name))
-
-    def reference(self) -> Results:
-        """Of the networks that no cell trains."""
-        return Results.load(self._results(self.grid.reference['name']))
 
     def _results(self, name: str) -> Path:
         return self.grid.folder / 'results' / name
@@ -94,13 +100,19 @@ class Cells:
             )
 
     def forget(self, cell: Cell) -> None:
-        """Keep the files of a cell under other names, so that it runs anew."""
-        for path in (self.folder / f'{cell.name}.json', self._results(cell.name), self._weights(cell).parent):
-            if path.exists():
-                number = 1
-                while (kept := path.with_name(f'{path.name}.before_{number}')).exists():
-                    number += 1
-                path.rename(kept)
+        """Keep the files of a cell under other names, so that it runs anew.
+
+        Raises:
+            ValueError: Another process is at work on it.
+        """
+        files = [self.folder / f'{cell.name}.{kind}' for kind in ('json', 'log')]
+        with self._own(cell):
+            for path in (*files, self._results(cell.name), self._weights(cell).parent):
+                if path.exists():
+                    number = 1
+                    while (kept := path.with_name(f'{path.name}.before_{number}')).exists():
+                        number += 1
+                    path.rename(kept)
 
     def run(self, cells: list[Cell], on_done: Callable[[Cell], None] = lambda cell: None) -> dict[str, str]:
         """Run what is not done, several at a time; a bar shows the iterations of all.
@@ -118,7 +130,7 @@ class Cells:
         left = [cell for cell in cells if not self.is_done(cell)]
         failed: dict[str, str] = {}
         self._at_a_time = min(self.jobs, len(left))
-        total = sum(cell.train['train']['total_iter'] for cell in left)
+        total = sum(cell.iterations for cell in left)
         with (
             _terminated_as_interrupted(),
             ThreadPoolExecutor(self.jobs) as pool,
@@ -131,12 +143,14 @@ class Cells:
                     done, waiting = wait(waiting, _POLL_SECONDS, FIRST_COMPLETED)
                     self._show(bar, left)
                     for future in done:
-                        try:
-                            future.result()
+                        error = future.exception()
+                        if error is None:
                             on_done(futures[future])
-                        except (CellFailed, OSError, ValueError) as error:
+                        elif isinstance(error, CellFailed | OSError | ValueError):
                             failed[futures[future].name] = str(error)
-            except KeyboardInterrupt:
+                        else:
+                            raise error
+            except BaseException:
                 self._stop()
                 raise
         return failed
@@ -144,8 +158,8 @@ class Cells:
     def _show(self, bar: tqdm, cells: list[Cell]) -> None:
         done = 0
         for cell in cells:
-            total = cell.train['train']['total_iter']
-            done += total if self.is_done(cell) else min(total, _iterations(self.folder / f'{cell.name}.log'))
+            log = self.folder / f'{cell.name}.log'
+            done += cell.iterations if self.is_done(cell) else min(cell.iterations, _iterations(log))
         with self._lock:
             bar.set_postfix_str(', '.join(self._running), refresh=False)
         bar.update(done - bar.n)
@@ -164,12 +178,13 @@ class Cells:
                     return
                 self.folder.mkdir(parents=True, exist_ok=True)
                 write_text(self.folder / f'{cell.name}.json', json.dumps(cell.record(), indent=1) + '\n')
-                train = self._option_file(cell.name, cell.train)
-                if not (self._weights(cell) / 'net_g_latest.pth').is_file():
-                    self._process(cell.name, slot, lock, 'Train_pip.py', '-opt', str(train), '--auto_resume')
+                if cell.train and not (self._weights(cell) / 'net_g_latest.pth').is_file():
+                    train = self._option_file(cell.name, cell.train)
+                    self._process(cell.name, slot, lock, 'Train_pip.py', '-opt', train, '--auto_resume')
                 if cell.test['datasets']:
-                    test = {**cell.test, 'path': {**cell.test['path'], **self.published(cell)}}
-                    self._test(cell.name, test, slot, lock)
+                    path = {**cell.test['path'], **(self.published(cell) if cell.train else {})}
+                    test = self._option_file(f'{cell.name}_test', {**cell.test, 'path': path})
+                    self._process(cell.name, slot, lock, 'basicsr/test.py', '-opt', test)
         finally:
             self._slots.put(slot)
 
@@ -180,25 +195,10 @@ class Cells:
         averaged = cell.train['train'].get('ema_decay') or cell.train['train'].get('ema_time')
         return {'pretrain_network_g': str(weights), 'param_key_g': 'params_ema' if averaged else 'params'}
 
-    def run_reference(self) -> None:
-        """Test the networks that no cell trains, where that is not done.
-
-        Raises:
-            CellFailed: The test ended with an error.
-        """
-        opt = self.grid.reference
-        if opt['datasets'] and not (self._results(opt['name']) / FILE).is_file():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with _locked(self.folder / f'{opt["name"]}.lock', opt['name']) as lock:
-                self._test(opt['name'], opt, 0, lock)
-
-    def _test(self, name: str, opt: dict, slot: int, lock: int) -> None:
-        self._process(name, slot, lock, 'basicsr/test.py', '-opt', str(self._option_file(f'{name}_test', opt)))
-
-    def _option_file(self, name: str, opt: dict) -> Path:
+    def _option_file(self, name: str, opt: dict) -> str:
         file = self.folder / f'{name}.yml'
         write_text(file, dict2str(opt))
-        return file
+        return str(file)
 
     def _own(self, cell: Cell):
         self.folder.mkdir(parents=True, exist_ok=True)

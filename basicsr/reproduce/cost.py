@@ -6,6 +6,7 @@ import argparse
 import statistics
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -83,9 +84,8 @@ class _Trainer:
             self.model.feed_data(self.batch)
             self.model.optimize_parameters(self.iteration)
 
-    def test(self) -> None:
-        self.model.feed_data({'lq': self.batch['lq'][:1]})
-        self.model.test()
+    def picture(self) -> torch.Tensor:
+        return self.batch['lq'][:1].to(self.model.device)
 
 
 def measure_cost(grid: Grid, command: str, repeats: int = 10) -> str:
@@ -108,7 +108,10 @@ def measure_cost(grid: Grid, command: str, repeats: int = 10) -> str:
         device = next(iter(trainers.values())).device
         runs = {label: partial(one.steps, period) for label, one in trainers.items()}
         steps = _by_turns(runs, device, repeats, 'Step', period)
-        tests = _by_turns({label: one.test for label, one in trainers.items()}, device, repeats, 'Test')
+        with ExitStack() as stack, torch.no_grad():
+            lent = {label: stack.enter_context(one.model.network_to_test()) for label, one in trainers.items()}
+            runs = {label: partial(one.model.infer, lent[label], one.picture()) for label, one in trainers.items()}
+            tests = _by_turns(runs, device, repeats, 'Test')
     rows = [
         [label, *_times(steps[label], steps[grid.baseline]), f'{peaks[label] / 1e6:.3g}',
          f'{peaks[label] / peaks[grid.baseline]:.2f}', *_times(tests[label], tests[grid.baseline])]

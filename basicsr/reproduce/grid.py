@@ -15,8 +15,11 @@ from basicsr.utils.option_check import check_options, check_section
 from basicsr.utils.option_file import load_options, merge, override, yaml_load
 from basicsr.utils.option_schema import FolderName
 from basicsr.utils.option_types import List, Section, Whole, option
+from basicsr.utils.options import missing_data, resolve_datasets
 from basicsr.utils.registry import did_you_mean
 
+ROOT = Path(__file__).resolve().parents[2]
+"""Of the project, where relative paths in option files start."""
 PRETRAINING = 'pretraining'
 BICUBIC, BEFORE = 'bicubic', 'pre-trained'
 _FREE = ('num_gpu', 'data_hint', 'logger.print_freq', 'logger.use_tb_logger', 'logger.wandb', 'logger.keep_checkpoints')
@@ -54,7 +57,7 @@ class Cell:
     Attributes:
         name: Of its files.
         variant, seed: What it is.
-        train: Options of the training, without the unseen cameras.
+        train: Options of the training, without the unseen cameras; empty where nothing is trained.
         test: Options of the test, but for the checkpoint.
     """
 
@@ -64,13 +67,36 @@ class Cell:
     train: dict = field(hash=False)
     test: dict = field(hash=False)
 
+    @property
+    def iterations(self) -> int:
+        return self.train['train']['total_iter'] if self.train else 0
+
+    def missing(self) -> list[str]:
+        """Folders and files that the options name and that are not there, each with its option."""
+        opt = copy.deepcopy({**self.test, 'datasets': {**self.train.get('datasets', {}), **self.test['datasets']}})
+        resolve_datasets(opt, ROOT)
+        weights = opt['path'].get('pretrain_network_g')
+        absent = [f'path.pretrain_network_g: {weights}'] if weights and not (ROOT / weights).is_file() else []
+        return [*missing_data(opt), *absent]
+
     def record(self) -> dict[str, Any]:
         """What has to be the same where the cell is used again, as JSON gives it back."""
         kept = json.loads(json.dumps({'train': _without_free(self.train), 'test': _without_free(self.test)}))
-        weights = self.train.get('path', {}).get('pretrain_network_g')
-        if weights and Path(weights).is_file():
-            kept['pretrain_network_g'] = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+        kept['files'] = {path: _content(Path(path)) for opt in (self.train, self.test) for path in _files(opt)}
         return kept
+
+
+def _files(opt: dict) -> Iterator[str]:
+    """Files that options name and whose content decides results: weights, and lists of pictures."""
+    for section in (opt.get('path') or {}, *(opt.get('datasets') or {}).values()):
+        for key in ('pretrain_network_g', 'meta_info_file', 'meta_info'):
+            if section.get(key):
+                yield section[key]
+
+
+def _content(path: Path) -> str | None:
+    path = ROOT / path
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 @dataclass(frozen=True)
@@ -82,7 +108,7 @@ class Grid:
         variants: Labels in the file's order.
         cells: Of the variants, by seed.
         pretraining: The cell that comes first, or None.
-        reference: Test options of what no cell trains: bicubic interpolation, and the network that all begin with.
+        reference: A cell without training: bicubic interpolation, and the network that all begin with.
         folder: Where all of it goes.
     """
 
@@ -94,7 +120,7 @@ class Grid:
     variants: list[str]
     cells: list[Cell]
     pretraining: Cell | None
-    reference: dict
+    reference: Cell
     folder: Path
 
 
@@ -165,6 +191,9 @@ def _cell(
     if pretraining:
         weights = folder / 'experiments' / PRETRAINING / 'models' / 'net_g_latest.pth'
         opt['path'] = {**(opt.get('path') or {}), 'pretrain_network_g': str(weights), 'pretrain_opt': None}
+    elif (opt.get('path') or {}).get('pretrain_opt'):
+        before = opt['path']['pretrain_opt']
+        raise ValueError(f'path.pretrain_opt: several cells would train {before}; let the grid name it as `pretrain`')
     name = f'{re.sub(r"[^0-9A-Za-z.+-]+", "_", label).strip("_")}_seed{seed}'
     return _checked(name, label, seed, opt, folder, changes)
 
@@ -196,6 +225,7 @@ def _with_data(written: dict, datasets: dict) -> dict:
 def _checked(name: str, label: str, seed: int, opt: dict, folder: Path, changes: list[str]) -> Cell:
     override(opt, changes)
     opt.update(name=name, manual_seed=seed)
+    opt.pop('compare', None)  # the grid's table compares
     opt['path'] = {**(opt.get('path') or {}), 'output_root': str(folder)}
     total = (opt.get('train') or {}).get('total_iter')
     logger = opt['logger'] = dict(opt.get('logger') or {})
@@ -211,13 +241,15 @@ def _checked(name: str, label: str, seed: int, opt: dict, folder: Path, changes:
     return Cell(name, label, seed, train, test)
 
 
-def _reference(cell: Cell) -> dict:
-    """Test options of bicubic interpolation, and of the network that training begins with where there is one."""
+def _reference(cell: Cell) -> Cell:
+    """A test of bicubic interpolation, and of the network that training begins with where there is one."""
     opt = copy.deepcopy(cell.test)
     bicubic = {'type': 'Bicubic', 'upscale': opt.get('scale') or 1}
     if opt['path'].get('pretrain_network_g'):
-        return {**opt, 'name': BEFORE, 'compare': {BICUBIC: {'network_g': bicubic}}}
-    return {**opt, 'name': BICUBIC, 'network_g': bicubic}
+        opt.update(name=BEFORE, compare={BICUBIC: {'network_g': bicubic}})
+    else:
+        opt.update(name=BICUBIC, network_g=bicubic)
+    return Cell(opt['name'], opt['name'], 0, {}, opt)
 
 
 def _without_free(opt: dict) -> dict:

@@ -16,7 +16,11 @@ _ROW_INCHES, _COLUMN_INCHES = 0.32, 2.3
 
 
 def plot_differences(
-    rows: Mapping[str, Mapping[str, Estimate | None]], path: str | os.PathLike, axis: str, title: str = ''
+    rows: Mapping[str, Mapping[str, Estimate | None]],
+    path: str | os.PathLike,
+    axis: str,
+    title: str = '',
+    lower_is_better: bool = False,
 ) -> None:
     """Intervals of the differences to a baseline: a row a variant, a panel a domain; those beside zero stand out.
 
@@ -25,6 +29,7 @@ def plot_differences(
         path: Of the PNG file.
         axis: What the horizontal axes show.
         title: Above the figure.
+        lower_is_better: What counts as a gain, and has the colour of one.
     """
     panels = list(next(iter(rows.values())))
     size = (_COLUMN_INCHES * len(panels) + 1.6, _ROW_INCHES * len(rows) + 1.3)
@@ -35,7 +40,8 @@ def plot_differences(
         for row, found in enumerate(cells[panel] for cells in rows.values()):
             if found is None:
                 continue
-            colour = (STABLE_COLOUR if found.mean > 0 else UNSTABLE_COLOUR) if found.excludes_zero else '0.45'
+            gained = (found.mean < 0) == lower_is_better
+            colour = (STABLE_COLOUR if gained else UNSTABLE_COLOUR) if found.excludes_zero else '0.45'
             if not math.isnan(found.low):
                 axes.plot([found.low, found.high], [row, row], color=colour, lw=2, solid_capstyle='round')
             axes.plot(found.mean, row, 'o', color=colour, ms=5)

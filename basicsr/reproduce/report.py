@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import t as student
 
 from basicsr.reproduce.cells import Cells
 from basicsr.reproduce.grid import Grid
@@ -18,13 +19,13 @@ from basicsr.reproduce.plot import plot_axis, plot_differences
 from basicsr.utils.misc import write_text
 from basicsr.utils.result_tables import in_format, number, with_interval
 from basicsr.utils.results import Results
-from basicsr.utils.statistics import LEVEL, RESAMPLES, Estimate
+from basicsr.utils.statistics import LEVEL, Estimate
 
 AVERAGE = 'average'
 _NOTE = (
-    'Means over seeds, ± their standard deviation. Differences are paired by seed and picture; brackets hold 95 % '
-    'bootstrap intervals that resample seeds and, within each camera, pictures. An asterisk marks those that exclude '
-    'zero.'
+    'Means over seeds, ± their standard deviation; the number of images stands behind each camera. Differences are '
+    'paired by seed and image; brackets hold 95 % t intervals that count the chance of seeds and of images (of images '
+    'alone where there is one seed). An asterisk marks those that exclude zero; of many intervals some do by chance.'
 )
 
 
@@ -86,39 +87,41 @@ class GridResults:
 
 
 def paired_estimate(differences: Sequence[np.ndarray]) -> Estimate:
-    """The mean over domains, seeds and pictures, with a bootstrap interval that resamples seeds and pictures.
+    """The mean over domains, seeds and pictures of paired differences, with a t interval.
 
-    Seeds are resampled together for all domains, pictures within each. With a single seed its own chance is not in
-    the interval; with three it is, roughly.
+    Its variance is that of the seeds' means, plus that of the pictures' means within each domain; a few seeds make a
+    bootstrap over them far too narrow. The degrees of freedom are those of Welch and Satterthwaite. Seeds are the same
+    in all domains. With one seed, the seeds' part is left out.
 
     Args:
         differences: For each domain, (seeds, pictures).
     """
-    rng = np.random.default_rng(0)
+    domains = len(differences)
     mean = float(np.mean([domain.mean() for domain in differences]))
     seeds, count = len(differences[0]), sum(domain.shape[1] for domain in differences)
     if any(domain.shape[1] < 2 for domain in differences) or not all(np.isfinite(d).all() for d in differences):
         return Estimate(mean, math.nan, math.nan, count)
-    of_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES) / seeds
-    means = np.zeros(RESAMPLES)
-    for domain in differences:
-        pictures = domain.shape[1]
-        of_pictures = rng.multinomial(pictures, np.full(pictures, 1 / pictures), RESAMPLES) / pictures
-        means += np.einsum('rs,sp,rp->r', of_seeds, domain, of_pictures, optimize=True) / len(differences)
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Estimate(mean, float(low), float(high), count)
+    parts = [  # (variance of the mean, degrees of freedom)
+        (own.mean(0).var(ddof=1) / own.shape[1] / domains**2, own.shape[1] - 1) for own in differences
+    ]
+    if seeds > 1:
+        by_seed = np.mean([own.mean(1) for own in differences], axis=0)
+        parts.append((by_seed.var(ddof=1) / seeds, seeds - 1))
+    variance = sum(part for part, _ in parts)
+    if not variance:
+        return Estimate(mean, mean, mean, count)
+    freedom = variance**2 / sum(part**2 / own for part, own in parts)
+    half = float(student.ppf((1 + LEVEL) / 2, freedom) * math.sqrt(variance))
+    return Estimate(mean, mean - half, mean + half, count)
 
 
 def collect(grid: Grid, cells: Cells) -> GridResults | None:
-    """The results of the cells that are done; None where none is."""
+    """The results of the cells that are done, and were run with the options of the grid; None where none is."""
     variants: dict[str, dict[int, Results]] = {label: {} for label in grid.variants}
     for cell in grid.cells:
-        if cells.is_done(cell):
+        if cells.is_current(cell):
             variants[cell.variant][cell.seed] = cells.results(cell)
-    try:
-        reference = cells.reference()
-    except FileNotFoundError:
-        reference = None
+    reference = cells.results(grid.reference) if cells.is_current(grid.reference) else None
     return GridResults(variants, grid.baseline, reference) if any(variants.values()) else None
 
 
@@ -146,7 +149,7 @@ def difference_rows(found: GridResults, metric: str) -> tuple[list[str], list[li
         if any(cells):
             decimals = 3 if abs(found.spread(label, found.domains, metric).mean) > 2 else 4
             rows.append([label, *('-' if cell is None else with_interval(cell, True, decimals) for cell in cells)])
-    return [f'{metric} − {found.baseline}', *(title for title, _ in found.columns())], rows
+    return [f'{metric}: difference to {found.baseline}', *(title for title, _ in found.columns())], rows
 
 
 def _spread_text(spread: Spread) -> str:
@@ -174,7 +177,8 @@ def markdown(grid: Grid, found: GridResults, command: str) -> str:
     missing = found.missing(grid)
     parts = [f'# {grid.title}', *map(in_format, tables(found)), _NOTE, f'    {command}']
     if missing:
-        parts.insert(1, f'{len(missing)} of {len(grid.cells)} cells are missing: {", ".join(missing)}.')
+        left = f'{len(missing)} of {len(grid.cells)} cells are missing, or were run with other options'
+        parts.insert(1, f'{left}: {", ".join(missing)}.')
     return '\n\n'.join(parts) + '\n'
 
 
@@ -202,7 +206,8 @@ def _plots(grid: Grid, found: GridResults, metric: str) -> list[Path]:
     files = []
     if rows:
         files.append(grid.folder / f'differences_{metric}.png')
-        plot_differences(rows, files[-1], f'{metric}: difference to {found.baseline}', grid.title)
+        axis = f'{metric}: difference to {found.baseline}'
+        plot_differences(rows, files[-1], axis, grid.title, found.better[metric] == 'lower')
     if grid.axis:
         files.append(grid.folder / f'{metric}_by_{grid.axis}.png')
         spreads = {label: found.spread(label, found.domains, metric) for label in found.variants}

@@ -17,6 +17,7 @@ from basicsr.utils.stopping import Stopped
 INTERRUPTED = 130
 """Exit code of a run that Ctrl-C ended, as shells have it."""
 OUT_OF_MEMORY = 3
+_GOES_ON = 'a training with a saved state goes on with --auto_resume'
 LOST_PROCESS = 4
 
 _LESS_MEMORY = (
@@ -90,7 +91,7 @@ def make_parser(is_train: bool) -> argparse.ArgumentParser:
     return parser
 
 
-def run_from_command_line(run: Callable[[], None], debug: bool = False) -> None:
+def run_from_command_line(run: Callable[[], None], debug: bool = False, goes_on: str = _GOES_ON) -> None:
     """Run; what ends it early ends in one message and an exit code of its own.
 
     2: a mistake in options or data, a disk that is full, losses that are not finite. 3: out of memory. 4: another
@@ -99,6 +100,7 @@ def run_from_command_line(run: Callable[[], None], debug: bool = False) -> None:
     Args:
         run: What to do.
         debug: Let exceptions through, with their traceback.
+        goes_on: What to do after Ctrl-C, for the message.
     """
     try:
         run()
@@ -106,7 +108,7 @@ def run_from_command_line(run: Callable[[], None], debug: bool = False) -> None:
         sys.stderr.write(f'{stop}\n')
         sys.exit(stop.exit_code)
     except KeyboardInterrupt:
-        sys.stderr.write('\ninterrupted; a training with a saved state goes on with --auto_resume\n')
+        sys.stderr.write(f'\ninterrupted; {goes_on}\n')
         sys.exit(INTERRUPTED)
     except RuntimeError as error:
         code, message = _explain(error)

@@ -75,6 +75,11 @@ def asked_for(grid: Grid, labels: list[str] | None) -> list[Cell]:
     return [cell for cell in grid.cells if labels is None or cell.variant in labels]
 
 
+def _is_made(grid: Grid, line: str) -> bool:
+    """Whether the grid makes what a line of `Cell.missing` names: the pre-trained network, lists of pictures."""
+    return Path(line.split(': ', 1)[1]).is_relative_to(grid.folder)
+
+
 def refuse_changed(cells: Cells, which: list[Cell], redo: bool) -> None:
     """Raise a ValueError for cells that were run with other options, or put what they left aside."""
     for cell in which:
@@ -92,6 +97,10 @@ def run(args: argparse.Namespace) -> None:
     grid = load(args)
     wanted = asked_for(grid, args.variants)
     print(f'{grid.name}: {len(grid.variants)} variants, {len(grid.cells)} cells, in {grid.folder}')
+    missing = [line for cell in grid.cells[:1] for line in cell.missing() if not _is_made(grid, line)]
+    if missing and not args.table and grid.kind == 'quality':
+        hint = f'\n{grid.cells[0].train["data_hint"]}' if 'data_hint' in grid.cells[0].train else ''
+        raise FileNotFoundError('not there:\n  ' + '\n  '.join(missing) + hint)
     if args.check:
         return
     if grid.kind == 'cost':
@@ -103,9 +112,8 @@ def run(args: argparse.Namespace) -> None:
             refuse_changed(cells, [grid.pretraining], args.redo)
             failed = cells.run([grid.pretraining])
         if not failed:
-            refuse_changed(cells, wanted, args.redo)
-            cells.run_reference()
-            failed = cells.run(wanted, on_done=lambda cell: write_report(grid, cells, command()))
+            refuse_changed(cells, [grid.reference, *wanted], args.redo)
+            failed = cells.run([grid.reference, *wanted], on_done=lambda cell: write_report(grid, cells, command()))
     files = write_report(grid, cells, command())
     if files:
         print(files[0].read_text())
@@ -121,9 +129,10 @@ def command() -> str:
 def main() -> None:
     args = parser().parse_args()
     try:
-        run_from_command_line(lambda: run(args), args.debug)
+        run_from_command_line(lambda: run(args), args.debug, 'what is done is used again where the command is repeated')
     except CellFailed as error:
-        sys.exit(f'error: {error}')
+        sys.stderr.write(f'error: {error}\n')
+        sys.exit(2)
 
 
 if __name__ == '__main__':

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from scipy import stats
 
 from basicsr.reproduce.cameras import prepare_cameras
 from basicsr.reproduce.cells import CellFailed, Cells
@@ -108,24 +109,35 @@ def stub(folder, monkeypatch):
 
 def run(cells, grid=None):
     grid = grid or cells.grid
-    for cell in [grid.pretraining, *grid.cells]:
+    everything = [grid.pretraining, grid.reference, *grid.cells]
+    cells.check(everything[0])
+    failed = cells.run(everything[:1])
+    for cell in everything[1:]:
         cells.check(cell)
-    failed = cells.run([grid.pretraining])
-    cells.run_reference()
-    return failed or cells.run(grid.cells)
+    return failed or cells.run(everything[1:])
 
 
 def test_cameras_become_data_sets(folder):
-    sections = prepare_cameras(folder / 'data', 'one', 2, 2, folder / 'lists')
+    sections = prepare_cameras(folder / 'data', 'one', 2, 2, folder / 'all')
+    lists = Path(sections['train']['meta_info_file']).parent
     assert list(sections) == ['pretrain', 'train', 'val', 'test_three', 'test_two']
-    chosen, training = ((folder / 'lists' / f'{name}.txt').read_text().split() for name in ('selection', 'train'))
+    chosen, training = ((lists / f'{name}.txt').read_text().split() for name in ('selection', 'train'))
     assert chosen == ['1.png', '4.png'] and training == ['0.png', '2.png', '3.png', '5.png']
-    reduced = sorted(path.name for path in (folder / 'lists' / 'bicubic').iterdir())
+    reduced = sorted(path.name for path in (lists / 'bicubic').iterdir())
     assert reduced == training, 'pictures that select are not trained on, in the pre-training neither'
-    assert cv2.imread(str(folder / 'lists' / 'bicubic' / '0.png')).shape == (16, 16, 3)
-    before = (folder / 'lists' / 'bicubic' / '0.png').stat().st_mtime_ns
-    prepare_cameras(folder / 'data', 'one', 2, 2, folder / 'lists')
-    assert (folder / 'lists' / 'bicubic' / '0.png').stat().st_mtime_ns == before
+    assert cv2.imread(str(lists / 'bicubic' / '0.png')).shape == (16, 16, 3)
+    before = (lists / 'bicubic' / '0.png').stat().st_mtime_ns
+    prepare_cameras(folder / 'data', 'one', 2, 2, folder / 'all')
+    assert (lists / 'bicubic' / '0.png').stat().st_mtime_ns == before
+    folders = {lists}
+    for source, selection in (('two', 1), ('one', 3)):
+        sections = prepare_cameras(folder / 'data', source, selection, 2, folder / 'all')
+        folders.add(Path(sections['train']['meta_info_file']).parent)
+    picture = folder / 'data/one/HR/0.png'
+    cv2.imwrite(str(picture), cv2.imread(str(picture)) // 2)
+    sections = prepare_cameras(folder / 'data', 'one', 2, 2, folder / 'all')
+    folders.add(Path(sections['train']['meta_info_file']).parent)
+    assert len(folders) == 4, 'another source, selection or picture has a folder of its own'
 
 
 @pytest.mark.parametrize(
@@ -193,11 +205,12 @@ def test_changed_cells_are_refused_and_named(stub, folder):
         ValueError, match=r'(?s)cell fine-tuning_seed0 .*train.train.optim_g.lr: 0.001, now 0.5.*--redo'
     ):
         run(changed)
+    assert write_report(changed.grid, changed, '') == [], 'nor do they stand in a table of other options'
     run(Stub(load(folder, 'logger.print_freq=77')))
     assert len(stub.started) == 10, 'how often a log has a line changes no result'
     weights = folder / 'out/experiments/pretraining/models/net_g_latest.pth'
     weights.write_bytes(b'trained again')
-    with pytest.raises(ValueError, match='pretrain_network_g'):
+    with pytest.raises(ValueError, match=r'pretraining/models/net_g_latest.pth: '):
         run(Stub(load(folder)))
     changed.forget(changed.grid.cells[0])
     changed.check(changed.grid.cells[0])
@@ -236,19 +249,34 @@ def test_table_of_an_unfinished_grid_says_what_is_missing(stub):
     stub.run([stub.grid.pretraining])
     stub.run(cells[:3])
     text = write_report(stub.grid, stub, '')[0].read_text()
-    assert '1 of 4 cells are missing: LDT_seed1' in text
+    assert '1 of 4 cells are missing, or were run with other options: LDT_seed1' in text
     assert collect(stub.grid, stub).difference('LDT', ['two'], 'psnr').mean == pytest.approx(1.0), (
         'seeds that both have'
     )
 
 
-def test_interval_covers_seeds_and_pictures():
+@pytest.mark.parametrize(('of_seeds', 'of_pictures'), [(0.05, 0.02), (0.02, 0.2), (0.05, 0.2)])
+def test_intervals_hold_the_truth_as_often_as_they_say(of_seeds, of_pictures):
+    """Three seeds are few: whichever chance is larger, about 95 of 100 intervals hold the true difference."""
     rng = np.random.default_rng(5)
-    seeds, pictures = rng.normal(0, 1, (40, 1)), rng.normal(0, 2, (1, 60))
-    found = paired_estimate([1 + seeds + pictures])
-    width = 2 * 1.96 * np.sqrt(seeds.var() / 40 + pictures.var() / 60)
-    assert found.high - found.low == pytest.approx(width, rel=0.05)
-    assert found.mean == pytest.approx((1 + seeds + pictures).mean())
+    held = []
+    for _ in range(1000):
+        seeds = rng.normal(0, of_seeds, (3, 1))
+        found = paired_estimate([0.1 + seeds + rng.normal(0, of_pictures, (1, 15)) for _ in range(3)])
+        held.append(found.low < 0.1 < found.high)
+    assert 0.93 < np.mean(held) < 0.985
+
+
+def test_intervals_by_hand():
+    rng = np.random.default_rng(5)
+    values = rng.normal(1, 1, (3, 20))
+    found = paired_estimate([values])
+    parts = values.mean(0).var(ddof=1) / 20, values.mean(1).var(ddof=1) / 3
+    freedom = sum(parts) ** 2 / (parts[0] ** 2 / 19 + parts[1] ** 2 / 2)
+    assert found.high - found.mean == pytest.approx(stats.t.ppf(0.975, freedom) * np.sqrt(sum(parts)))
+    alone = paired_estimate([values[:1]])
+    t = stats.ttest_1samp(values[0], 0).confidence_interval()
+    assert (alone.low, alone.high) == pytest.approx((t.low, t.high)), 'with one seed, that of the pictures'
 
 
 def test_a_cell_that_fails_is_told_and_the_others_go_on(folder):
@@ -307,3 +335,19 @@ def test_an_interrupted_grid_goes_on(folder):
     assert re.search(r'\| fine-tuning +\| 2 +\| \d+\.\d\d ± ', done.stdout), done.stdout
     assert re.search(r'\| bicubic +\| - +\| \d', done.stdout)
     assert not list((folder / 'out').rglob('*.tmp'))
+
+
+def test_a_grid_without_its_data_or_weights_says_so_first(folder):
+    grid = yaml.safe_load((folder / 'grid.yml').read_text())
+    del grid['pretrain'], grid['cameras']
+    grid['set'] = {'path': {'pretrain_network_g': 'absent.pth'}}
+    (folder / 'grid.yml').write_text(yaml.safe_dump(grid))
+    section, _ = grid_section(folder / 'grid.yml')
+    loaded = read_grid(folder / 'grid.yml', section, folder / 'out')
+    assert [line.split(':')[0] for line in loaded.cells[0].missing()] == [
+        *('datasets.train.dataroot_gt', 'datasets.train.dataroot_lq', 'path.pretrain_network_g'),
+    ]
+    grid['set']['path']['pretrain_opt'] = 'pretrain.yml'
+    (folder / 'grid.yml').write_text(yaml.safe_dump(grid))
+    with pytest.raises(ValueError, match=r'path.pretrain_opt: several cells would train'):
+        read_grid(folder / 'grid.yml', grid_section(folder / 'grid.yml')[0], folder / 'out')
