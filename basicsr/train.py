@@ -76,11 +76,11 @@ def prepare(root_path: str, opt: dict, args: argparse.Namespace) -> None:
         script = Path(root_path) / 'scripts' / 'data_preparation' / 'make_quickstart_cameras.py'
         runpy.run_path(str(script))['make'](Path(root_path) / opt['quickstart_data'])
     barrier()
-    for section in trained_first(opt).values():
-        if not Path(section['pretrain_network_g']).is_file():  # nor made since, on the way to another
+    for option, section in trained_first(opt).items():
+        if option in trained_first(opt):  # and was not made since, on the way to another
             get_root_logger().info('%s is not there: training it first', section['pretrain_network_g'])
             shared = [text for text in args.set if text.startswith(('network_g.', 'num_gpu='))]
-            before = {'opt': section['pretrain_opt'], 'set': shared}
+            before = {'opt': section['pretrain_opt'], 'set': shared, 'auto_resume': True}
             train_pipeline(root_path, argparse.Namespace(**{**vars(args), **before}))
             barrier()
 

@@ -176,8 +176,14 @@ def trained_first(opt: dict) -> dict[str, dict]:
         name: section
         for name, section in _sections_with_weights(opt).items()
         if section.get('pretrain_opt') and section.get('pretrain_network_g')
-        and not Path(section['pretrain_network_g']).is_file()
+        and not _is_trained(Path(section['pretrain_network_g']))
     }  # fmt: skip
+
+
+def _is_trained(weights: Path) -> bool:
+    """Whether weights are there, and are not those of a training that has not ended: its best so far comes early."""
+    of_a_run = weights.parent.name == 'models' and (weights.parents[1] / 'training_states').is_dir()
+    return weights.is_file() and (not of_a_run or weights.with_name('net_g_latest.pth').is_file())
 
 
 def check_files(opt: dict) -> None:

@@ -8,7 +8,7 @@ import basicsr.data  # registers what option files name
 import basicsr.models  # noqa: F401
 from basicsr.models.sr_model import SRModel
 from basicsr.utils.command_line import make_parser
-from basicsr.utils.options import check_files, dict2str, override, parse_options, yaml_load
+from basicsr.utils.options import check_files, dict2str, override, parse_options, trained_first, yaml_load
 from basicsr.utils.registry import DATASET_REGISTRY, MODEL_REGISTRY
 
 ROOT = Path(__file__).parents[2]
@@ -229,3 +229,19 @@ def test_missing_data_and_weights_are_all_named(tmp_path):
     (tmp_path / 'pretrained_models' / 'w.pth').touch()
     check_files(opt)
     assert opt['path']['pretrain_network_g'].endswith('w.pth')
+
+
+def test_weights_of_a_training_that_has_not_ended_are_trained_on(tmp_path):
+    models, states = (tmp_path / 'experiments/twin' / name for name in ('models', 'training_states'))
+    text = 'compare: {twin: {pretrain_network_g: experiments/twin/models/net_g_best.pth, pretrain_opt: twin.yml}}'
+    opt, _ = parse(tmp_path, MINIMAL + text)
+    assert list(trained_first(opt)) == ['compare.twin']
+    for folder in (models, states):
+        folder.mkdir(parents=True)
+    (models / 'net_g_best.pth').touch()
+    assert list(trained_first(opt)) == ['compare.twin'], 'the best so far comes with the first validation'
+    (models / 'net_g_latest.pth').touch()
+    assert not trained_first(opt)
+    (models / 'net_g_latest.pth').unlink()
+    states.rmdir()
+    assert not trained_first(opt), 'weights that somebody put there'
