@@ -18,6 +18,7 @@ from basicsr.models.base_model import BaseModel
 from basicsr.utils.dist_util import all_gather, get_dist_info
 from basicsr.utils.img_util import imwrite, tensor2img
 from basicsr.utils.logger import get_root_logger
+from basicsr.utils.stopping import end_if_broken_off
 
 _UNSCORED = 4
 """Pictures of a validation that may wait to be scored and written."""
@@ -77,6 +78,7 @@ class PictureModel(BaseModel):
         start, busy = time.perf_counter(), 0.0
         with ThreadPoolExecutor(1) as pool:  # scores and writes while the network has the next picture
             for val_data in pictures:
+                end_if_broken_off()
                 img_name = os.path.splitext(os.path.basename(val_data['lq_path'][0]))[0]
                 begin = time.perf_counter()
                 self.feed_data(val_data)
