@@ -1,4 +1,4 @@
-"""Layer-Decomposition Training: the one place that turns options into calls of `ldt`."""
+"""Layer-Decomposition Training: options, turned into calls of `ldt`."""
 
 from __future__ import annotations
 

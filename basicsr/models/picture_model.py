@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import torch
@@ -76,7 +77,11 @@ class PictureModel(BaseModel):
             read_ahead(dataloader), f'Validate {dataset_name}', len(dataloader), False, unit='image', disable=quiet
         )
         start, busy = time.perf_counter(), 0.0
-        with ThreadPoolExecutor(1) as pool:  # scores and writes while the network has the next picture
+        on_this_gpu = None  # where a thread begins with the first
+        if self.device.type == 'cuda':
+            on_this_gpu = partial(torch.cuda.set_device, torch.cuda.current_device())
+        # It scores and writes while the network has the next picture.
+        with ThreadPoolExecutor(1, initializer=on_this_gpu) as pool:
             for val_data in pictures:
                 end_if_broken_off()
                 img_name = os.path.splitext(os.path.basename(val_data['lq_path'][0]))[0]
