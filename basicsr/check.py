@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from tqdm import tqdm
 
 import basicsr.models  # noqa: F401  registers what option files name
 from basicsr.archs import build_network
@@ -21,6 +19,7 @@ from basicsr.models.head_first import head_of
 from basicsr.utils.option_check import check_options
 from basicsr.utils.option_file import load_options
 from basicsr.utils.options import check_files, dict2str, missing_data, parse_options, trained_first
+from basicsr.utils.threads import in_threads
 
 _SHOWN = 20
 
@@ -81,7 +80,7 @@ def _check_network(opt: dict, mistakes: list[str], where: str) -> list[str]:
         if weights and Path(weights).is_file():
             key = opt['path'].get('param_key_g', 'params')
             load_network_weights(net, weights, key, opt['path'].get('strict_load_g', True))
-        if opt['is_train'] and opt['train'].get('head_first'):
+        if where == 'network_g' and opt['is_train'] and opt['train'].get('head_first'):
             head_of(net, opt['train']['head_first'])
     except Exception as error:  # networks of users raise anything
         mistakes.append(f'{where}: {_in_a_line(error)}')
@@ -133,9 +132,7 @@ def _open_all(dataset: Any, phase: str) -> tuple[list[dict[str, tuple[int, int]]
         except Exception as error:
             return f'datasets.{phase}: {_in_a_line(error)}'
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        looks = pool.map(look, range(len(dataset)))
-        seen = list(tqdm(looks, desc=f'Open {phase}', total=len(dataset), unit='image', leave=False, disable=None))
+    seen = in_threads(look, range(len(dataset)), os.cpu_count() or 1, f'Open {phase}')
     return [one for one in seen if isinstance(one, dict)], [one for one in seen if isinstance(one, str)]
 
 

@@ -77,6 +77,8 @@ def build_networks(opt: dict, networks: dict[str, dict], pictures: str, save_img
             test_opt['val']['suffix'] = label
         try:
             models[label] = build_model(test_opt)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f'{label}: {error}') from error
         except ValueError as error:
             raise ValueError(f'{label}: {error}') from error
     return models

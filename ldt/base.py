@@ -89,8 +89,8 @@ class Decomposition(ABC):
         if self._inside_composite:
             raise ValueError('composite() is already in use: leave its `with` block first')
         with modes_and_buffers_restored(self.network):
-            self._inside_composite = True
             self._toggle_composite()
+            self._inside_composite = True
             try:
                 yield self.network.eval()
             finally:

@@ -46,7 +46,7 @@ def find_pictures(source: str, output: Path, keep_name: bool = False) -> list[tu
 
     Args:
         source: A picture, a folder, or a wildcard, in which `**` stands for any folders.
-        output: OUTPUT; what lies in it is left out.
+        output: OUTPUT; what lies in it is left out where it is itself within `source`.
         keep_name: A folder's own name is part of the places.
 
     Raises:
@@ -58,7 +58,7 @@ def find_pictures(source: str, output: Path, keep_name: bool = False) -> list[tu
     if path.is_dir():
         if path.resolve() == below:
             raise ValueError(f'INPUT and OUTPUT are the same folder, {source}; name another OUTPUT')
-        names = scandir(path, recursive=True)
+        folder, names = path, scandir(path, recursive=True)
         found = [(path / name, Path(path.resolve().name if keep_name else '', name)) for name in names]
     else:
         matches = [Path(match) for match in sorted(glob.glob(source, recursive=True)) if Path(match).is_file()]
@@ -66,12 +66,11 @@ def find_pictures(source: str, output: Path, keep_name: bool = False) -> list[tu
             raise FileNotFoundError(f'there is no picture, no folder and nothing that matches {source!r}')
         parts = path.parts
         fixed = next((index for index, part in enumerate(parts) if glob.has_magic(part)), len(parts))
-        found = [(match, match.relative_to(Path(*parts[:fixed]))) for match in matches]
-    found = [
-        (file, place)
-        for file, place in found
-        if file.suffix.lower() in IMG_EXTENSIONS and below not in file.resolve().parents
-    ]
+        folder = Path(*parts[:fixed])
+        found = [(match, match.relative_to(folder)) for match in matches]
+    found = [(file, place) for file, place in found if file.suffix.lower() in IMG_EXTENSIONS]
+    if folder.resolve() in below.parents:
+        found = [(file, place) for file, place in found if below not in file.resolve().parents]
     if not found:
         raise ValueError(f'no picture is in {source!r}; looked for {", ".join(IMG_EXTENSIONS)}')
     return found

@@ -6,9 +6,9 @@ beside the trained one as in BasicSR.
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -17,21 +17,10 @@ from torch import Tensor, nn
 from basicsr.utils.logger import get_root_logger
 
 
-@contextmanager
-def weights_lent(net: nn.Module, weights: Iterable[Tensor] | None) -> Iterator[None]:
-    """Inside, the parameters of `net` have the values `weights`, in their order; None leaves them as they are."""
-    if weights is None:
-        yield
-        return
-    parameters = list(net.parameters())
-    own = [parameter.data for parameter in parameters]
-    try:
-        for parameter, value in zip(parameters, weights, strict=True):
-            parameter.data = value
-        yield
-    finally:
-        for parameter, value in zip(parameters, own, strict=True):
-            parameter.data = value
+def with_weights(net: nn.Module, weights: Iterable[Tensor]) -> nn.Module:
+    """A network like `net`, with buffers of its own, whose parameters are `weights`, in the order of `net`'s."""
+    pairs = zip(net.parameters(), weights, strict=True)
+    return copy.deepcopy(net, {id(own): nn.Parameter(value, requires_grad=False) for own, value in pairs})
 
 
 class Average:

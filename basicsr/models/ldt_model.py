@@ -1,4 +1,4 @@
-"""Layer-Decomposition Training: the one place that turns options into calls of `ldt`."""
+"""Layer-Decomposition Training: options, turned into calls of `ldt`."""
 
 from __future__ import annotations
 
@@ -71,8 +71,6 @@ class LDTModel(MambaIRModel):
     """
 
     net: ldt.Decomposition | None = None
-    _lent = False
-    """Whether `network_to_test` has lent the composite."""
 
     @property
     def only_pixel_loss(self) -> bool:
@@ -221,25 +219,14 @@ class LDTModel(MambaIRModel):
             self._repartition(current_iter)
 
     @contextmanager
-    def network_to_test(self) -> Iterator[nn.Module]:
+    def _published_network(self) -> Iterator[nn.Module]:
         if self.net is None:
-            with super().network_to_test() as net:
+            with super()._published_network() as net:
                 yield net
-        elif self._lent:
-            yield self.net.network
-        else:
-            with self.net.composite() as net:
-                self.batch_statistics.put_into(net, self.train_loader, self.net.steps)
-                self._lent = True
-                try:
-                    yield net
-                finally:
-                    self._lent = False
-
-    def validation(self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool = False) -> None:
-        """As every model's; the composite is made once, not for each picture."""
-        with self.network_to_test():
-            super().validation(dataloader, current_iter, tb_logger, save_img)
+            return
+        with self.net.composite() as net:
+            self.batch_statistics.put_into(net, self.train_loader, self.net.steps)
+            yield net
 
     def save_weights(self, current_iter: int | str) -> None:
         with self.network_to_test():

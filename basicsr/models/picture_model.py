@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from basicsr.models.base_model import BaseModel
 from basicsr.utils.dist_util import all_gather, get_dist_info
 from basicsr.utils.img_util import imwrite, tensor2img
 from basicsr.utils.logger import get_root_logger
+from basicsr.utils.stopping import end_if_broken_off
 
 _UNSCORED = 4
 """Pictures of a validation that may wait to be scored and written."""
@@ -75,8 +77,13 @@ class PictureModel(BaseModel):
             read_ahead(dataloader), f'Validate {dataset_name}', len(dataloader), False, unit='image', disable=quiet
         )
         start, busy = time.perf_counter(), 0.0
-        with ThreadPoolExecutor(1) as pool:  # scores and writes while the network has the next picture
+        on_this_gpu = None  # where a thread begins with the first
+        if self.device.type == 'cuda':
+            on_this_gpu = partial(torch.cuda.set_device, torch.cuda.current_device())
+        # It scores and writes while the network has the next picture.
+        with ThreadPoolExecutor(1, initializer=on_this_gpu) as pool:
             for val_data in pictures:
+                end_if_broken_off()
                 img_name = os.path.splitext(os.path.basename(val_data['lq_path'][0]))[0]
                 begin = time.perf_counter()
                 self.feed_data(val_data)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from basicsr.archs import build_network
 from basicsr.losses import build_loss
-from basicsr.models.averages import Average, build_average, resume_average, weights_lent
+from basicsr.models.averages import Average, build_average, resume_average, with_weights
 from basicsr.models.batch_statistics import BatchStatistics
 from basicsr.models.head_first import HeadFirst
 from basicsr.models.picture_model import PictureModel
@@ -42,6 +42,9 @@ class SRModel(PictureModel):
 
     average: Average | None = None
     """What is tested and saved in place of the trained weights; a moving average is `net_g_ema` instead."""
+
+    _lent: nn.Module | None = None
+    """What `network_to_test` has lent."""
 
     @property
     def only_pixel_loss(self) -> bool:
@@ -186,16 +189,30 @@ class SRModel(PictureModel):
 
     @contextmanager
     def network_to_test(self) -> Iterator[nn.Module]:
-        """Lend the network that is tested and published, in evaluation mode: an average where there is one."""
-        if hasattr(self, 'net_g_ema'):
-            yield self.net_g_ema
+        """Lend the network that is tested and published, in evaluation mode; while it is lent, the same again."""
+        if self._lent is not None:
+            yield self._lent
             return
+        with self._published_network() as self._lent:
+            try:
+                yield self._lent
+            finally:
+                self._lent = None
+
+    @contextmanager
+    def _published_network(self) -> Iterator[nn.Module]:
+        """Make what `network_to_test` lends: an average where there is one. All processes must ask for it."""
         net = self.get_bare_model(self.net_g)
         weights = self.average and self.average.weights(list(net.parameters()))
-        with self.trained_network(), weights_lent(net, weights):
-            if weights is not None:
-                self.batch_statistics.put_into(net, self.train_loader, self.average.version)
-            yield net
+        if hasattr(self, 'net_g_ema'):
+            yield self.net_g_ema
+        elif weights is None:
+            with self.trained_network():
+                yield net
+        else:
+            average = with_weights(net, weights).eval()
+            self.batch_statistics.put_into(average, self.train_loader, self.average.version)
+            yield average
 
     @contextmanager
     def trained_network(self) -> Iterator[nn.Module]:
@@ -207,6 +224,11 @@ class SRModel(PictureModel):
     def infer(self, net: nn.Module, lq: Tensor) -> Tensor:
         """What `net` makes of `lq`: whole pictures, or a tile of them."""
         return net(lq)
+
+    def validation(self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool = False) -> None:
+        """As every model's; what is tested is made once, in all processes, not for each picture."""
+        with self.network_to_test():
+            super().validation(dataloader, current_iter, tb_logger, save_img)
 
     @torch.no_grad()
     def test(self) -> None:

@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from basicsr.utils.option_choices import CHOICES, Chosen, ChosenFrom, check_filled, find, section_for
 from basicsr.utils.option_file import Key, Places, place_of
 from basicsr.utils.option_schema import (
+    LABELS_OF_TRAINING,
     NEEDED_BY_OWN_MODELS,
     NEEDED_FOR_TRAINING,
     OWN_DATASETS,
@@ -66,6 +67,9 @@ def check_options(opt: dict, places: Places | None = None, is_train: bool = Fals
         for key, message in _needed_for_training(opt):
             if not _is_known(mistakes, key):
                 mistakes[key] = f'missing; {message}'
+        for label in LABELS_OF_TRAINING:
+            if _at(opt, ('compare', label)) is not None:
+                mistakes['compare', label] = 'is a row of its own at the end of a training; choose another label'
     _raise(mistakes, places or {})
     return checked, [_line(key, message, places or {}) for key, message in _warnings(section, opt, is_train)]
 

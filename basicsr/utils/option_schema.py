@@ -439,6 +439,8 @@ class Options(Section):
                 yield f'train.{key}', f'{reason}; leave it out'
 
 
+LABELS_OF_TRAINING = ('bicubic', 'before', 'after')
+"""Rows of the table at the end of a training, beside those of `compare`."""
 NEEDED_FOR_TRAINING = {
     'datasets.train': 'there is nothing to train on',
     'datasets.train.batch_size_per_gpu': 'training needs it',

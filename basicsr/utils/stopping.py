@@ -12,6 +12,8 @@ from types import FrameType, TracebackType
 from basicsr.utils.dist_util import get_dist_info, highest
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_breakable: StopSignals | None = None
+"""Whose `breaking_off()` is open."""
 
 
 class Stopped(Exception):
@@ -34,7 +36,6 @@ class StopSignals:
 
     def __init__(self) -> None:
         self._received = 0
-        self._breaks_off = False
 
     def __enter__(self) -> StopSignals:
         self._before = {}
@@ -52,8 +53,6 @@ class StopSignals:
         if not self._received and get_dist_info()[0] == 0:
             sys.stderr.write(f'\n{signal.Signals(number).name}: saving after this iteration …\n')
         self._received = self._received or number
-        if self._breaks_off:
-            raise _BrokenOff
 
     def received(self) -> int:
         """The signal that any process of the run has received, or 0; the same in all of them, which must all ask."""
@@ -61,14 +60,24 @@ class StopSignals:
 
     @contextmanager
     def breaking_off(self) -> Iterator[None]:
-        """A block, such as a validation, that a signal ends at once where there is one process alone."""
-        self._breaks_off = get_dist_info()[1] == 1
+        """A block, such as a validation, that a signal ends at its next `end_if_broken_off()`, in a process alone.
+
+        Nothing is raised anywhere else: networks that lend their weights, for one, get them back undisturbed.
+        """
+        global _breakable
+        _breakable = self if get_dist_info()[1] == 1 else None
         try:
             yield
         except _BrokenOff:
             pass
         finally:
-            self._breaks_off = False
+            _breakable = None
+
+
+def end_if_broken_off() -> None:
+    """End the block of `StopSignals.breaking_off` that this is called in, where a signal was received."""
+    if _breakable is not None and _breakable._received:
+        raise _BrokenOff
 
 
 class _BrokenOff(BaseException):

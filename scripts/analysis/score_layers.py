@@ -36,11 +36,11 @@ from tqdm import tqdm
 
 import ldt
 from basicsr.archs import build_network
+from basicsr.archs.from_weights import load_network_weights
 from basicsr.data import build_dataloader, build_dataset
 from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.losses import build_loss
 from basicsr.models.ldt_model import LDTOptions
-from basicsr.utils.checkpoint import find_weights, load_checkpoint, load_weights
 from basicsr.utils.command_line import run_from_command_line
 from basicsr.utils.layer_plots import plot_halves, plot_head_ranks, plot_scores_by_kind, plot_time_constants
 from basicsr.utils.options import check_files, parse_options
@@ -133,10 +133,10 @@ def in_turns(loaders: list[Any]) -> Iterator[Any]:
 
 
 def load_network(opt: dict, device: torch.device) -> nn.Module:
-    net, path = build_network(opt['network_g']), opt['path'].get('pretrain_network_g')
-    if path:
-        weights = find_weights(load_checkpoint(path), path, opt['path'].get('param_key_g', 'params'))
-        load_weights(net, weights, path, opt['path'].get('strict_load_g', True))
+    net, paths = build_network(opt['network_g']), opt['path']
+    if paths.get('pretrain_network_g'):
+        key, strict = paths.get('param_key_g', 'params'), paths.get('strict_load_g', True)
+        load_network_weights(net, paths['pretrain_network_g'], key, strict)
     return net.to(device)
 
 

@@ -302,6 +302,22 @@ def test_averages_have_batch_statistics_of_their_own(pictures, tmp_path, pretrai
     assert not torch.equal(found, trained) and torch.equal(model.net_g.body[2].running_mean, trained)
 
 
+def test_an_average_is_made_once_a_validation_in_processes_without_a_picture_too(
+    pictures, tmp_path, pretrained, monkeypatch
+):
+    opt = small(pictures, tmp_path, network='TwoConvsNormed', wise_ft=0.5)
+    opt['path'].update(pretrain_network_g=str(pretrained), strict_load_g=False)
+    model, made = build(opt), []
+    monkeypatch.setattr(model.batch_statistics, 'put_into', lambda net, loader, version: made.append(net))
+    pairs = loader(opt)
+    model.validation(pairs, 1, None)
+    assert len(model.image_results) == 3 and len(made) == 1
+    monkeypatch.setattr(pairs.dataset, 'paths', [])
+    model.validation(pairs, 2, None)
+    assert len(model.image_results) == 0 and len(made) == 2
+    assert not {*map(id, model.net_g.buffers())} & {id(buffer) for net in made for buffer in net.buffers()}
+
+
 def test_averages_and_the_head_need_the_step_of_this_project(pictures, tmp_path):
     class OwnStep(SRModel):
         def optimize_parameters(self, current_iter):

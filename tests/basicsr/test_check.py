@@ -138,6 +138,16 @@ def test_mistakes_of_network_weights_and_data_come_together(folder):
         check(folder, changes=['datasets.train.batch_size_per_gpu=200'])
 
 
+def test_networks_to_compare_with_are_not_those_that_train(folder, capsys):
+    bicubic = {'network_g': {'type': 'Bicubic', 'upscale': 2}}
+    check(folder, compare={'plain': bicubic}, changes=['train.head_first={iter: 20%, prefixes: upsample}'])
+    assert 'Network Bicubic: 0 parameters (compare.plain)' in capsys.readouterr().out
+    for label in ('bicubic', 'before', 'after'):
+        with pytest.raises(ValueError, match=rf'compare\.{label}: is a row of its own at the end of a training'):
+            check(folder, compare={label: bicubic})
+        check(folder, is_train=False, compare={label: bicubic})
+
+
 def test_missing_weights_are_named_unless_a_training_makes_them(folder, capsys):
     path = {'pretrain_network_g': 'pretrained_models/w.pth'}
     with pytest.raises(ValueError, match=r'path\.pretrain_network_g: .*w\.pth'):

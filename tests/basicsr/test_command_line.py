@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from basicsr.utils.command_line import LOST_PROCESS, OUT_OF_MEMORY, make_parser, run_from_command_line
-from basicsr.utils.stopping import Stopped, StopSignals
+from basicsr.utils.stopping import Stopped, StopSignals, end_if_broken_off
 
 
 def fails_with(error):
@@ -101,13 +101,20 @@ def test_signals_are_noted_and_given_back(capsys):
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-def test_a_signal_breaks_a_validation_off(capsys):
+def test_a_signal_breaks_a_validation_off_where_it_may_be(capsys):
     reached = []
+    end_if_broken_off()
     with StopSignals() as signals:
         with signals.breaking_off():
+            end_if_broken_off()
             os.kill(os.getpid(), signal.SIGINT)
-            reached.append('the rest of the validation')
-        assert signals.received() == signal.SIGINT and not reached
+            reached.append('the end of the picture')
+            end_if_broken_off()
+            reached.append('the next picture')
+        assert signals.received() == signal.SIGINT and reached == ['the end of the picture']
+        end_if_broken_off()
+        with pytest.raises(KeyboardInterrupt), signals.breaking_off():
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_other_threads_have_no_signals():

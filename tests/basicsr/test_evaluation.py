@@ -3,6 +3,7 @@
 import logging
 import threading
 from pathlib import Path
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -12,8 +13,10 @@ import yaml
 
 from basicsr.archs import build_network
 from basicsr.data.prefetch_dataloader import read_ahead
+from basicsr.evaluation import build_networks
 from basicsr.metrics import calculate_metric
 from basicsr.models import build_model
+from basicsr.models.picture_model import PictureModel
 from basicsr.test import test_pipeline as run_test
 from basicsr.utils.command_line import make_parser
 from basicsr.utils.results import Results
@@ -132,6 +135,13 @@ def test_a_network_that_does_not_fit_is_named_before_the_first_is_tested(folder)
     assert not (folder / 'results').exists()
 
 
+def test_a_checkpoint_that_has_gone_is_named_by_its_label(folder):
+    opt = yaml.safe_load((folder / 'test.yml').read_text())
+    networks = {'other': {'path': {'pretrain_network_g': str(folder / 'gone.pth')}}}
+    with pytest.raises(FileNotFoundError, match=r'^other: .*gone\.pth'):
+        build_networks(opt, networks, str(folder), save_img=False)
+
+
 def test_reading_and_scoring_go_on_beside_the_network(folder, monkeypatch):
     opt = yaml.safe_load((folder / 'test.yml').read_text())
     opt.update(is_train=False, dist=False, rank=0, path={'visualization': str(folder)})
@@ -159,6 +169,28 @@ def test_reading_and_scoring_go_on_beside_the_network(folder, monkeypatch):
     assert [scores['psnr'] for _, scores in model.image_results] == [51 * n for n in range(6)]
     assert threading.main_thread() not in threads['read'] | threads['scored']
     assert threads['read'].isdisjoint(threads['scored'])
+
+
+def test_scores_are_computed_on_the_gpu_of_the_process(monkeypatch):
+    class Copies(PictureModel):
+        def feed_data(self, data):
+            self.lq = self.gt = data['lq']
+
+        def test(self):
+            self.output = self.lq
+
+    class Pictures(list):
+        opt: ClassVar = {'name': 'near'}
+
+    gpus = {threading.main_thread(): 3}
+    monkeypatch.setattr(torch.cuda, 'current_device', lambda: gpus.get(threading.current_thread(), 0))
+    monkeypatch.setattr(torch.cuda, 'set_device', lambda gpu: gpus.update({threading.current_thread(): gpu}))
+    monkeypatch.setattr('basicsr.models.picture_model.calculate_metric', lambda *_: torch.cuda.current_device())
+    opt = {'num_gpu': 1, 'is_train': True, 'dist': False, 'rank': 0, 'val': {'metrics': {'psnr': PSNR}}}
+    model = Copies(opt)
+    pictures = Pictures([{'lq': torch.zeros(3, 8, 8), 'lq_path': f'{index}.png'} for index in range(2)])
+    model.validation(torch.utils.data.DataLoader(pictures), 1, None)
+    assert [scores['psnr'] for _, scores in model.image_results] == [3, 3]
 
 
 def test_reading_ahead_stops_with_the_reader():

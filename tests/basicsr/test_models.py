@@ -1,5 +1,7 @@
 import copy
 import json
+import os
+import signal
 from pathlib import Path
 
 import cv2
@@ -16,6 +18,7 @@ from basicsr.models.tiling import tiled
 from basicsr.utils.checkpoint import load_checkpoint
 from basicsr.utils.misc import set_random_seed
 from basicsr.utils.registry import ARCH_REGISTRY
+from basicsr.utils.stopping import StopSignals
 
 GOLDEN = json.loads((Path(__file__).parents[1] / 'golden' / 'framework.json').read_text())
 
@@ -273,6 +276,31 @@ def test_composite_has_batch_statistics_of_its_own(pictures, tmp_path):
     with model.network_to_test() as net:
         assert torch.equal(saved['1.running_mean'], net[1].running_mean)
     assert all(torch.equal(value, primary[name]) for name, value in model.net.primary.named_buffers())
+
+
+@pytest.mark.parametrize('model_type', ['SRModel', 'LDTModel'])
+def test_a_signal_ends_a_validation_after_the_picture_in_hand(pictures, tmp_path, monkeypatch, model_type):
+    opt = options(pictures, tmp_path, model_type, **({'ldt': LDT} if model_type == 'LDTModel' else {}))
+    model, tested = build(opt), []
+    model.before_training(loader(opt, 'train'))
+    train(model, opt, 3)
+
+    def trained():
+        state = model.training_state()
+        return state['networks'] or {branch: state['ldt'][branch] for branch in ('primary', 'auxiliary')}
+
+    before = copy.deepcopy(trained())
+
+    def stop(dataset_name):
+        tested.append(dataset_name)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(model, '_note_error', stop)
+    with StopSignals() as signals, signals.breaking_off():
+        model.validation(loader(opt), 3, None)
+    assert tested == ['pairs'] and not model.image_results
+    assert model.net_g.training
+    torch.testing.assert_close(trained(), before, rtol=0, atol=0)
 
 
 def test_model_written_for_basicsr_runs(pictures, tmp_path):

@@ -108,6 +108,21 @@ def test_composite_is_lent_and_given_back(partition):
     assert torch.equal(expected[unstable], before['primary'][unstable])
 
 
+def test_a_composite_that_could_not_be_made_is_not_in_use(partition, monkeypatch):
+    net = decomposition(partition)
+
+    def fails():
+        raise MemoryError
+
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(net, '_toggle_composite', fails)
+        with net.composite():
+            pass
+    net.step()
+    with net.composite():
+        pass
+
+
 def test_composite_state_dict_is_a_copy(partition):
     net = decomposition(partition, exchange_every=1)
     kept = net.composite_state_dict()

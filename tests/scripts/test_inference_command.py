@@ -187,6 +187,18 @@ def test_output_within_input_is_not_taken_for_input(folder):
     assert written('in/restored') == ['a.png', 'b.png', 'deep/er/c.png']
 
 
+@pytest.mark.parametrize('source', ['in/deep/er', 'in/deep/er/*.png'])
+@pytest.mark.parametrize('output', ['in/deep', 'in', '.'])
+def test_output_may_be_a_folder_around_input(folder, source, output):
+    assert run(source, output) == 0
+    assert read(f'{output}/c.png').shape == (24, 30, 3)
+
+
+def test_pictures_may_stand_beside_those_of_a_wildcard(folder):
+    assert run('in/*.png', 'in', '--suffix', '_x2') == 0
+    assert read('in/a_x2.png').shape == (24, 30, 3)
+
+
 @pytest.mark.parametrize(
     'arguments, message',
     [

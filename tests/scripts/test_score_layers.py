@@ -117,6 +117,7 @@ def test_modules_auto_and_a_head_of_ones_own(options, capsys):
         (['--batches', '3'], '--batches: two halves need at least two batches each, 4, not 3'),
         (['--set', 'path.pretrain_network_g=nowhere.pth'], 'nowhere.pth'),
         (['--set', 'train.pixel_opt=~'], 'train.pixel_opt: missing'),
+        (['--set', 'network_g.num_feat=6'], 'the file holds'),
     ],
 )
 def test_mistakes_are_one_message_and_leave_nothing_behind(options, tmp_path, capsys, more, message):
