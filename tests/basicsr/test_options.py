@@ -136,7 +136,7 @@ logger: {save_best: psnr}
     for part in (
         "val.metrics.psnr.test_y_chanel: unknown option; did you mean 'test_y_channel'?",
         "val.metrics.vif.type: 'calculate_vif' is no metric; there are calculate_",
-        "logger.save_best: 'ssim' is none of val.metrics: psnr, lpips",
+        "logger.save_best: 'ssim' is none of val.metrics: psnr, vif",
     ):
         assert part in str(error.value)
     with pytest.raises(ValueError, match=r"metrics\.psnr\.better: must be higher or lower, not 'hihger'; did you mean"):
