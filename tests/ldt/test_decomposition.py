@@ -273,3 +273,41 @@ def test_state_of_another_partition_is_refused(partition):
     swapped = ldt.Partition(partition.unstable, partition.stable)
     with pytest.raises(ValueError, match='another partition'):
         net.load_state_dict(decomposition(swapped).state_dict())
+
+
+def test_a_partition_by_prefix_is_defts_rule():
+    """DeFT, written plainly: one network trains its backbone and averages the other's head, the other the reverse."""
+    decay, iterations = 0.9, 7
+    start = fill(FourConvs(), 5)
+    batches = scoring_batches(iterations)
+
+    one, two = copy.deepcopy(start), copy.deepcopy(start)
+    backbone = [name for name, _ in start.named_parameters() if not name.startswith('tail.')]
+    optimizers = [
+        torch.optim.Adam(
+            [parameter for name, parameter in net.named_parameters() if (name in backbone) == trains], 1e-3
+        )
+        for net, trains in ((one, True), (two, False))
+    ]
+    for pair in batches:
+        for net, optimizer in zip((one, two), optimizers, strict=True):
+            net.zero_grad()
+            l1_loss(net, pair).backward()
+            optimizer.step()
+        with torch.no_grad():
+            for (name, first), second in zip(one.named_parameters(), two.parameters(), strict=True):
+                average, trained = (second, first) if name in backbone else (first, second)
+                average.copy_(decay * average + (1 - decay) * trained)
+
+    partition = ldt.Partition.from_prefixes(start, 'tail')
+    net = ldt.LayerDecomposition(start, partition, ldt.fixed_decay(partition, decay), exchange_every=1)
+    optimizer = torch.optim.Adam(net.trainable_parameters(), 1e-3)
+    for pair in batches:
+        optimizer.zero_grad()
+        for branch in net.branches():
+            l1_loss(branch, pair).backward()
+        optimizer.step()
+        net.step()
+    for plain, branch in ((one, net.primary), (two, net.auxiliary)):
+        for expected, found in zip(plain.parameters(), branch.parameters(), strict=True):
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
