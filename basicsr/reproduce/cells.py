@@ -176,6 +176,8 @@ class Cells:
             with self._own(cell) as lock:
                 if self.is_done(cell):  # another run of the grid was quicker
                     return
+                if self._stopping:
+                    raise CellFailed('stopped')
                 self.folder.mkdir(parents=True, exist_ok=True)
                 write_text(self.folder / f'{cell.name}.json', json.dumps(cell.record(), indent=1) + '\n')
                 if cell.train and not (self._weights(cell) / 'net_g_latest.pth').is_file():
