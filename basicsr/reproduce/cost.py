@@ -66,7 +66,7 @@ class _Trainer:
         torch.save({'params': build_network(cell.train['network_g']).state_dict()}, weights)
         opt = {**cell.train, 'path': {'pretrain_network_g': str(weights), 'output_root': str(folder)}}
         if opt['model_type'] == 'LDTModel':
-            ldt = {**(opt['train'].get('ldt') or {}), 'scoring_batches': 1}
+            ldt = {**(opt['train'].get('ldt') or {}), 'scoring_batches': 2}  # a layer of one entry needs two
             opt['train'] = {**opt['train'], 'ldt': ldt}
         options.write_text(dict2str(opt))
         args = argparse.Namespace(opt=str(options), set=[], launcher='none')
