@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -23,7 +24,7 @@ def with_weights(net: nn.Module, weights: Iterable[Tensor]) -> nn.Module:
     return copy.deepcopy(net, {id(own): nn.Parameter(value, requires_grad=False) for own, value in pairs})
 
 
-class Average:
+class Average(ABC):
     """What is published, as a function of the weights that are trained, as they were from step to step.
 
     Attributes:
@@ -42,18 +43,20 @@ class Average:
         """Called after each step that was taken, with the network's weights."""
         self.version += 1
 
-    def after_validation(self, current_iter: int, error: float) -> None:
+    def after_validation(self, current_iter: int, error: float) -> None:  # noqa: B027  nothing, where nothing is said
         """Called after each validation; `error` is the trained network's loss, NaN where it was not asked for."""
 
+    @abstractmethod
     def weights(self, trained: list[Tensor]) -> list[Tensor] | None:
         """The weights to publish, on the device of `trained`; None where these are the trained ones."""
-        raise NotImplementedError
 
+    @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        raise NotImplementedError
+        """What a resumed run needs."""
 
+    @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
-        raise NotImplementedError
+        """Put back what `state_dict` returned."""
 
 
 class WiseFT(Average):

@@ -55,13 +55,10 @@ def folder(tmp_path) -> Path:
         handler.close()
 
 
-def test_on(folder, *arguments: str) -> Results:
+def results_of(folder, *arguments: str) -> Results:
     args = make_parser(is_train=False).parse_args(['-opt', str(folder / 'test.yml'), *arguments])
     run_test(str(folder), args)
     return Results.load(folder / 'results' / 'trial')
-
-
-test_on.__test__ = False
 
 
 def psnr(folder, checkpoint: str, camera: str, index: int) -> float:
@@ -76,7 +73,7 @@ def psnr(folder, checkpoint: str, camera: str, index: int) -> float:
 
 
 def test_several_checkpoints_and_bicubic_in_one_run(folder, logged):
-    results = test_on(
+    results = results_of(
         folder, '--compare', 'bicubic', f'other={folder}/second.pth', '--set', 'val.save_img=true'
     )  # fmt: skip
     assert results.networks == ['bicubic', 'other', 'trial'] and results.main == 'trial'
@@ -102,11 +99,11 @@ def test_compare_in_the_file_may_be_another_network(folder):
     torch.save({'params_ema': build_network(larger).state_dict()}, folder / 'larger.pth')
     opt['compare'] = {'larger': {'pretrain_network_g': 'larger.pth', 'param_key_g': 'params_ema', 'network_g': larger}}
     (folder / 'test.yml').write_text(yaml.safe_dump(opt, sort_keys=False))
-    assert test_on(folder).networks == ['larger', 'trial']
+    assert results_of(folder).networks == ['larger', 'trial']
 
 
 def test_self_ensemble(folder):
-    plain, ensemble = test_on(folder), test_on(folder, '--self_ensemble')
+    plain, ensemble = results_of(folder), results_of(folder, '--self_ensemble')
     assert not np.allclose(plain.values('trial', 'near', 'psnr'), ensemble.values('trial', 'near', 'psnr'))
 
 
@@ -124,14 +121,14 @@ def test_self_ensemble(folder):
 )
 def test_mistakes_are_known_before_anything_is_made(folder, arguments, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        test_on(folder, *arguments)
+        results_of(folder, *arguments)
     assert not (folder / 'results').exists()
 
 
 def test_a_network_that_does_not_fit_is_named_before_the_first_is_tested(folder):
     torch.save({'params': build_network({**NETWORK, 'num_feat': 6}).state_dict()}, folder / 'larger.pth')
     with pytest.raises(ValueError, match=r'other: .*larger.pth'):
-        test_on(folder, '--compare', 'other=larger.pth')
+        results_of(folder, '--compare', 'other=larger.pth')
     assert not (folder / 'results').exists()
 
 
