@@ -16,10 +16,10 @@ from basicsr.data import build_dataloader, build_dataset
 from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.evaluation import networks_of, with_changes
 from basicsr.models.head_first import head_of
-from basicsr.utils.option_check import check_options
-from basicsr.utils.option_file import load_options
-from basicsr.utils.options import check_files, dict2str, missing_data, parse_options, trained_first
-from basicsr.utils.threads import in_threads
+from basicsr.options.check import check_options
+from basicsr.options.file import load_options
+from basicsr.options.resolve import check_files, dict2str, missing_data, parse_options, trained_first
+from basicsr.runs.threads import in_threads
 
 _SHOWN = 20
 

@@ -12,10 +12,10 @@ import cv2
 from basicsr.data import build_dataloader, build_dataset
 from basicsr.metrics import better_is
 from basicsr.models import build_model
+from basicsr.results.plots import crop_sheet, most_detailed_crop
+from basicsr.results.scores import Results
+from basicsr.results.tables import summary, write_results
 from basicsr.utils.img_util import tensor2img
-from basicsr.utils.plots import crop_sheet, most_detailed_crop
-from basicsr.utils.result_tables import summary, write_results
-from basicsr.utils.results import Results
 
 _CROP = 96
 _MOST_ROWS = 6

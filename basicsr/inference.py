@@ -17,7 +17,7 @@ from basicsr.archs import build_network
 from basicsr.archs.from_weights import network_options
 from basicsr.models.self_ensemble import self_ensemble
 from basicsr.models.tiling import Tiling
-from basicsr.utils.checkpoint import find_weights, load_checkpoint, load_weights
+from basicsr.runs.checkpoint import find_weights, load_checkpoint, load_weights
 from basicsr.utils.img_util import imfrombytes, img2tensor, imwrite, tensor2img
 from basicsr.utils.matlab_functions import imresize
 

@@ -10,15 +10,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 if __name__ == '__main__':
-    runpy.run_path(str(ROOT / 'basicsr' / 'utils' / 'own_copy.py'))['use_own_copy'](ROOT)
+    runpy.run_path(str(ROOT / 'basicsr' / 'runs' / 'own_copy.py'))['use_own_copy'](ROOT)
 
 from basicsr.check import check_pipeline
 from basicsr.evaluation import build_loaders, build_networks, evaluate, networks_of
-from basicsr.utils.command_line import make_parser, run_from_command_line
+from basicsr.options.resolve import check_files, dict2str, parse_options
+from basicsr.results.tables import report, write_results
+from basicsr.runs.command_line import make_parser, run_from_command_line
 from basicsr.utils.logger import get_env_info, get_root_logger
 from basicsr.utils.misc import make_exp_dirs
-from basicsr.utils.options import check_files, dict2str, parse_options
-from basicsr.utils.result_tables import report, write_results
 
 
 def test_pipeline(root_path: str, args: argparse.Namespace | None = None) -> None:

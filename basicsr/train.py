@@ -14,7 +14,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 if __name__ == '__main__':
-    runpy.run_path(str(ROOT / 'basicsr' / 'utils' / 'own_copy.py'))['use_own_copy'](ROOT)
+    runpy.run_path(str(ROOT / 'basicsr' / 'runs' / 'own_copy.py'))['use_own_copy'](ROOT)
 
 import torch
 from tqdm import tqdm
@@ -28,9 +28,19 @@ from basicsr.evaluation import compare, compared
 from basicsr.models import build_model
 from basicsr.models.stepping import NotFinite
 from basicsr.ops.selective_scan import chosen_backend
-from basicsr.resume import batches_done, keep_options, load_resume_state, restore_random_state, run_state
-from basicsr.utils.checkpoint import prune_checkpoints
-from basicsr.utils.command_line import make_parser, run_from_command_line
+from basicsr.options.resolve import (
+    check_files,
+    dict2str,
+    missing_data,
+    parse_options,
+    resolve_datasets,
+    trained_first,
+    yaml_load,
+)
+from basicsr.runs.checkpoint import prune_checkpoints
+from basicsr.runs.command_line import make_parser, run_from_command_line
+from basicsr.runs.resume import batches_done, keep_options, load_resume_state, restore_random_state, run_state
+from basicsr.runs.stopping import Stopped, StopSignals
 from basicsr.utils.dist_util import barrier, highest
 from basicsr.utils.logger import (
     AvgTimer,
@@ -42,16 +52,6 @@ from basicsr.utils.logger import (
     init_wandb_logger,
 )
 from basicsr.utils.misc import make_exp_dirs, make_sub_dirs, set_random_seed
-from basicsr.utils.options import (
-    check_files,
-    dict2str,
-    missing_data,
-    parse_options,
-    resolve_datasets,
-    trained_first,
-    yaml_load,
-)
-from basicsr.utils.stopping import Stopped, StopSignals
 
 DREALSR_OPTIONS = 'options/train/LDT/train_LDT_MambaIR_SRx4_DRealSR.yml'
 QUICK_START_OPTIONS = 'options/train/LDT/train_LDT_MambaIR_quickstart.yml'

@@ -22,7 +22,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 if __name__ == '__main__':
-    runpy.run_path(str(ROOT / 'basicsr' / 'utils' / 'own_copy.py'))['use_own_copy'](ROOT)
+    runpy.run_path(str(ROOT / 'basicsr' / 'runs' / 'own_copy.py'))['use_own_copy'](ROOT)
 
 import torch
 from tqdm import tqdm
@@ -31,7 +31,7 @@ from basicsr.data.data_util import IMG_EXTENSIONS
 from basicsr.data.prefetch_dataloader import read_ahead
 from basicsr.inference import Restorer, read_picture, write_picture
 from basicsr.models.tiling import TILE_MODES, Tiling
-from basicsr.utils.command_line import run_from_command_line
+from basicsr.runs.command_line import run_from_command_line
 from basicsr.utils.misc import is_out_of_memory, scandir
 
 Job = tuple[Path, Path]

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from basicsr.utils.checkpoint import differences_to, find_weights, load_checkpoint, load_weights
-from basicsr.utils.option_file import yaml_load
+from basicsr.options.file import yaml_load
+from basicsr.runs.checkpoint import differences_to, find_weights, load_checkpoint, load_weights
 from basicsr.utils.registry import ARCH_REGISTRY, build
 
 _SHOWN = 5

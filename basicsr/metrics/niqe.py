@@ -74,7 +74,7 @@ def calculate_niqe(
 
 
 def _check_options(given: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Whether there is a pristine model, before a run; see `basicsr.utils.option_choices.arguments_of`."""
+    """Whether there is a pristine model, before a run; see `basicsr.options.choices.arguments_of`."""
     try:
         pristine_model(given.get('params'))
     except (OSError, ValueError) as error:

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from basicsr.archs.from_weights import load_network_weights
 from basicsr.metrics import better_is
 from basicsr.models import lr_scheduler  # noqa: F401  registers its schedulers
-from basicsr.utils.checkpoint import save_checkpoint
+from basicsr.runs.checkpoint import save_checkpoint
 from basicsr.utils.dist_util import master_only
 from basicsr.utils.logger import get_root_logger
 from basicsr.utils.registry import SCHEDULER_REGISTRY, call_checked, did_you_mean

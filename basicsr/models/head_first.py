@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from basicsr.options.types import iterations
 from basicsr.utils.logger import get_root_logger
-from basicsr.utils.option_types import iterations
 from ldt import Partition
 
 

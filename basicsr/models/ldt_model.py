@@ -16,18 +16,18 @@ from tqdm import tqdm
 import ldt
 from basicsr.data.data_sampler import endless
 from basicsr.models.mambair_model import MambaIRModel
+from basicsr.options.check import check_section
+from basicsr.options.schema import NOT_WITH_LDT, LDTSection, is_asked_for
+from basicsr.options.types import iterations
+from basicsr.results.plots import plot_layer_scores
 from basicsr.utils.dist_util import broadcast, master_only
 from basicsr.utils.logger import get_root_logger
-from basicsr.utils.option_check import check_section
-from basicsr.utils.option_schema import NOT_WITH_LDT, LDTSection, is_asked_for
-from basicsr.utils.option_types import iterations
-from basicsr.utils.plots import plot_layer_scores
 from basicsr.utils.registry import MODEL_REGISTRY
 from ldt.restore import gradients_restored
 
 
 class LDTOptions(LDTSection):
-    """The section `train.ldt`, whose keys and values are in `basicsr.utils.option_schema`."""
+    """The section `train.ldt`, whose keys and values are in `basicsr.options.schema`."""
 
     @classmethod
     def from_section(cls, section: dict | None) -> LDTOptions:

@@ -16,10 +16,10 @@ from tqdm import tqdm
 from basicsr.data.prefetch_dataloader import read_ahead
 from basicsr.metrics import calculate_metric, needs_ground_truth
 from basicsr.models.base_model import BaseModel
+from basicsr.runs.stopping import end_if_broken_off
 from basicsr.utils.dist_util import all_gather, get_dist_info
 from basicsr.utils.img_util import imwrite, tensor2img
 from basicsr.utils.logger import get_root_logger
-from basicsr.utils.stopping import end_if_broken_off
 
 _UNSCORED = 4
 """Pictures of a validation that may wait to be scored and written."""

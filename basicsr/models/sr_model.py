@@ -21,9 +21,9 @@ from basicsr.models.picture_model import PictureModel
 from basicsr.models.self_ensemble import self_ensemble
 from basicsr.models.stepping import Stepper
 from basicsr.models.tiling import Tiling
-from basicsr.utils.checkpoint import load_weights
+from basicsr.options.types import iterations
+from basicsr.runs.checkpoint import load_weights
 from basicsr.utils.dist_util import all_gather
-from basicsr.utils.option_types import iterations
 from basicsr.utils.registry import MODEL_REGISTRY
 from ldt.restore import modes_and_buffers_restored
 

@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 
 from basicsr.data.data_util import paired_paths_from_folder
+from basicsr.runs.threads import in_threads
 from basicsr.utils.img_util import imfrombytes, imwrite
 from basicsr.utils.matlab_functions import imresize
 from basicsr.utils.misc import write_text
-from basicsr.utils.threads import in_threads
 
 
 def find_cameras(data: Path) -> list[str]:

@@ -19,10 +19,10 @@ from queue import SimpleQueue
 import torch
 from tqdm import tqdm
 
+from basicsr.options.resolve import dict2str
 from basicsr.reproduce.grid import Cell, Grid, differences
+from basicsr.results.scores import FILE, Results
 from basicsr.utils.misc import write_text
-from basicsr.utils.options import dict2str
-from basicsr.utils.results import FILE, Results
 
 ROOT = Path(__file__).resolve().parents[2]
 _LAST_LINES = 15

@@ -16,11 +16,11 @@ from tqdm import tqdm
 
 from basicsr.archs import build_network
 from basicsr.models import build_model
+from basicsr.options.resolve import dict2str, parse_options
 from basicsr.reproduce.grid import Cell, Grid
-from basicsr.utils.measuring import machine, peak_extra_bytes, timed
+from basicsr.results.tables import in_format
+from basicsr.runs.measuring import machine, peak_extra_bytes, timed
 from basicsr.utils.misc import write_text
-from basicsr.utils.options import dict2str, parse_options
-from basicsr.utils.result_tables import in_format
 
 ROOT = Path(__file__).resolve().parents[2]
 _NOTE = (

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from basicsr.utils.option_check import check_options, check_section
-from basicsr.utils.option_file import load_options, merge, override, yaml_load
-from basicsr.utils.option_schema import FolderName
-from basicsr.utils.option_types import List, Section, Whole, option
-from basicsr.utils.options import missing_data, resolve_datasets
+from basicsr.options.check import check_options, check_section
+from basicsr.options.file import load_options, merge, override, yaml_load
+from basicsr.options.resolve import missing_data, resolve_datasets
+from basicsr.options.schema import FolderName
+from basicsr.options.types import List, Section, Whole, option
 from basicsr.utils.registry import did_you_mean
 
 ROOT = Path(__file__).resolve().parents[2]

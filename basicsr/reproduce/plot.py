@@ -9,8 +9,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from basicsr.utils.plots import STABLE_COLOUR, UNSTABLE_COLOUR, save_figure
-from basicsr.utils.statistics import Estimate
+from basicsr.results.plots import STABLE_COLOUR, UNSTABLE_COLOUR, save_figure
+from basicsr.results.statistics import Estimate
 
 _ROW_INCHES, _COLUMN_INCHES = 0.32, 2.3
 

@@ -16,10 +16,10 @@ from scipy.stats import t as student
 from basicsr.reproduce.cells import Cells
 from basicsr.reproduce.grid import Grid
 from basicsr.reproduce.plot import plot_axis, plot_differences
+from basicsr.results.scores import Results
+from basicsr.results.statistics import LEVEL, Estimate
+from basicsr.results.tables import in_format, number, with_interval
 from basicsr.utils.misc import write_text
-from basicsr.utils.result_tables import in_format, number, with_interval
-from basicsr.utils.results import Results
-from basicsr.utils.statistics import LEVEL, Estimate
 
 AVERAGE = 'average'
 _NOTE = (

@@ -19,17 +19,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 if __name__ == '__main__':
-    runpy.run_path(str(ROOT / 'basicsr' / 'utils' / 'own_copy.py'))['use_own_copy'](ROOT)
+    runpy.run_path(str(ROOT / 'basicsr' / 'runs' / 'own_copy.py'))['use_own_copy'](ROOT)
 
 import cv2
 import numpy as np
 
+from basicsr.results.plots import crop_sheet, difference_boxes, most_different_crop
+from basicsr.results.scores import FILE, Results
+from basicsr.results.tables import number
 from basicsr.utils.img_util import imfrombytes
 from basicsr.utils.matlab_functions import imresize
-from basicsr.utils.plots import crop_sheet, difference_boxes, most_different_crop
 from basicsr.utils.registry import did_you_mean
-from basicsr.utils.result_tables import number
-from basicsr.utils.results import FILE, Results
 
 BICUBIC = 'bicubic'
 Image = tuple[str, str, float]

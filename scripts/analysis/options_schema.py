@@ -24,9 +24,9 @@ from pydantic.fields import FieldInfo
 
 import basicsr.data
 import basicsr.models  # noqa: F401  registers what can be chosen
-from basicsr.utils.option_choices import CHOICES, ChosenFrom, arguments_of, chosen_section
-from basicsr.utils.option_schema import Options
-from basicsr.utils.option_types import Section, fields_of, in_words, is_section, sections_by_name
+from basicsr.options.choices import CHOICES, ChosenFrom, arguments_of, chosen_section
+from basicsr.options.schema import Options
+from basicsr.options.types import Section, fields_of, in_words, is_section, sections_by_name
 
 JSON, PAGE = ROOT / 'docs' / 'options.schema.json', ROOT / 'docs' / 'options.md'
 
@@ -39,7 +39,7 @@ _LIMITS = {
 }
 _INTRO = """# Options
 
-Every key of an option file. Made by `python scripts/analysis/options_schema.py` from `basicsr/utils/option_schema.py`
+Every key of an option file. Made by `python scripts/analysis/options_schema.py` from `basicsr/options/schema.py`
 and from the signatures of what `type:` chooses; edit those. `~` is the same as leaving a key out; `5e3` is a whole
 number. `python Train_pip.py --check -opt FILE` looks at a file without running it. Editors with the YAML language
 server check and complete while you type, where a file begins with

@@ -17,16 +17,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 if __name__ == '__main__':
-    runpy.run_path(str(ROOT / 'basicsr' / 'utils' / 'own_copy.py'))['use_own_copy'](ROOT)
+    runpy.run_path(str(ROOT / 'basicsr' / 'runs' / 'own_copy.py'))['use_own_copy'](ROOT)
 
 import basicsr.models  # noqa: F401  registers what option files name
+from basicsr.options.file import yaml_load
 from basicsr.reproduce.cameras import prepare_cameras
 from basicsr.reproduce.cells import CellFailed, Cells
 from basicsr.reproduce.cost import measure_cost
 from basicsr.reproduce.grid import Cell, Grid, grid_section, read_grid
 from basicsr.reproduce.report import write_report
-from basicsr.utils.command_line import run_from_command_line
-from basicsr.utils.option_file import yaml_load
+from basicsr.runs.command_line import run_from_command_line
 from basicsr.utils.registry import did_you_mean
 
 

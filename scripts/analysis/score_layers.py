@@ -26,7 +26,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 if __name__ == '__main__':
-    runpy.run_path(str(ROOT / 'basicsr' / 'utils' / 'own_copy.py'))['use_own_copy'](ROOT)
+    runpy.run_path(str(ROOT / 'basicsr' / 'runs' / 'own_copy.py'))['use_own_copy'](ROOT)
 
 import torch
 from scipy.stats import spearmanr
@@ -41,10 +41,10 @@ from basicsr.data import build_dataloader, build_dataset
 from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.losses import build_loss
 from basicsr.models.ldt_model import LDTOptions
-from basicsr.utils.command_line import run_from_command_line
-from basicsr.utils.layer_plots import plot_halves, plot_head_ranks, plot_scores_by_kind, plot_time_constants
-from basicsr.utils.options import check_files, parse_options
-from basicsr.utils.plots import plot_layer_scores
+from basicsr.options.resolve import check_files, parse_options
+from basicsr.results.layer_plots import plot_halves, plot_head_ranks, plot_scores_by_kind, plot_time_constants
+from basicsr.results.plots import plot_layer_scores
+from basicsr.runs.command_line import run_from_command_line
 
 HEADS = ('conv_before_upsample', 'upsample', 'upconv1', 'upconv2', 'conv_hr', 'conv_last', 'head', 'fc', 'classifier')
 """What comes after the body in the networks here and in common ones."""

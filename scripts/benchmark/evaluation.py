@@ -20,7 +20,7 @@ from ldt_step import NETWORKS
 
 from basicsr.data import build_dataloader, build_dataset
 from basicsr.models import build_model
-from basicsr.utils.measuring import line, machine, timed
+from basicsr.runs.measuring import line, machine, timed
 
 METRIC = {'crop_border': 4, 'test_y_channel': True}
 

@@ -33,9 +33,9 @@ import yaml
 from tqdm import tqdm
 
 from basicsr.data.data_util import read_image
-from basicsr.utils.checkpoint import load_checkpoint
+from basicsr.runs.checkpoint import load_checkpoint
+from basicsr.runs.measuring import line, machine
 from basicsr.utils.file_client import FileClient
-from basicsr.utils.measuring import line, machine
 
 LONGEST = 180
 """Seconds after which a run counts as hanging."""

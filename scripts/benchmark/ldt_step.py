@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 import ldt
 from basicsr.models import build_model
-from basicsr.utils.measuring import line, machine, peak_extra_bytes, timed
+from basicsr.runs.measuring import line, machine, peak_extra_bytes, timed
 
 NETWORKS = {
     'small': {'embed_dim': 60, 'depths': [6, 6, 6, 6], 'mlp_ratio': 1.2, 'upsampler': 'pixelshuffledirect'},

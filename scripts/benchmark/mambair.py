@@ -13,7 +13,7 @@ import torch
 
 from basicsr.archs.mambair_arch import MambaIR
 from basicsr.ops.selective_scan import available_backends
-from basicsr.utils.measuring import line, machine, peak_resident_bytes, seconds
+from basicsr.runs.measuring import line, machine, peak_resident_bytes, seconds
 
 
 def network(backend: str, device: str) -> MambaIR:

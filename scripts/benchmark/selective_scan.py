@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 
 from basicsr.ops.selective_scan import available_backends, selective_scan
-from basicsr.utils.measuring import line, machine, peak_extra_bytes, seconds
+from basicsr.runs.measuring import line, machine, peak_extra_bytes, seconds
 
 
 def exponentials(elements: int, device: str) -> float:

@@ -1,7 +1,7 @@
 """Makes the quick start's data: photographs that installed packages carry, seen through four simulated cameras.
 
-The cameras are described in basicsr/utils/camera_simulation.py. docs/quickstart_data.md shows photographs, split and
-cameras in tables. Nothing is downloaded.
+The cameras are described in basicsr/data/archives/camera_simulation.py. docs/quickstart_data.md shows photographs,
+split and cameras in tables. Nothing is downloaded.
 
     python scripts/data_preparation/make_quickstart_cameras.py [--output FOLDER] [--force]
 """
@@ -24,7 +24,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 if __name__ == '__main__':
     sys.path.insert(0, str(REPOSITORY))
 
-from basicsr.utils.camera_simulation import SCALE, Camera, photograph_scene, to_uint8
+from basicsr.data.archives.camera_simulation import SCALE, Camera, photograph_scene, to_uint8
 from basicsr.utils.matlab_functions import imresize
 
 VERSION = 1  # raise it with every change to the pictures: folders of other versions are then made anew

@@ -13,10 +13,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 if __name__ == '__main__':
-    runpy.run_path(str(ROOT / 'basicsr' / 'utils' / 'own_copy.py'))['use_own_copy'](ROOT)
+    runpy.run_path(str(ROOT / 'basicsr' / 'runs' / 'own_copy.py'))['use_own_copy'](ROOT)
 
-from basicsr.data.camera_sets import REALSR
-from basicsr.data.preparation import main
+from basicsr.data.archives.camera_sets import REALSR
+from basicsr.data.archives.preparation import main
 
 if __name__ == '__main__':
     main(REALSR, __doc__)

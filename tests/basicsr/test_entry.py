@@ -14,8 +14,8 @@ import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from basicsr.options.resolve import yaml_load
 from basicsr.train import DREALSR_OPTIONS, QUICK_START_OPTIONS
-from basicsr.utils.options import yaml_load
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENT = 'experiments/LDT_MambaIR_quickstart'

@@ -17,9 +17,9 @@ from basicsr.evaluation import build_networks
 from basicsr.metrics import calculate_metric
 from basicsr.models import build_model
 from basicsr.models.picture_model import PictureModel
+from basicsr.results.scores import Results
+from basicsr.runs.command_line import make_parser
 from basicsr.test import test_pipeline as run_test
-from basicsr.utils.command_line import make_parser
-from basicsr.utils.results import Results
 
 NETWORK = {'type': 'MSRResNet', 'num_feat': 4, 'num_block': 1, 'upscale': 2}
 PSNR = {'type': 'calculate_psnr', 'crop_border': 0}

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import ldt
-from basicsr.utils.measuring import peak_extra_bytes
+from basicsr.runs.measuring import peak_extra_bytes
 from tests.recipe import FourConvs, batch, fill, l1_loss
 
 NAMES = [name for name, _ in FourConvs().named_parameters()]

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from skimage import data
 
+from basicsr.results.scores import Results
 from basicsr.utils.matlab_functions import imresize
-from basicsr.utils.results import Results
 from scripts.analysis import compare_images
 
 SCALE = 4

@@ -17,7 +17,7 @@ from basicsr.archs import build_network
 from basicsr.inference import Restorer, read_picture, write_picture
 from basicsr.models import build_model
 from basicsr.models.tiling import Tiling
-from basicsr.utils.checkpoint import save_checkpoint
+from basicsr.runs.checkpoint import save_checkpoint
 from basicsr.utils.img_util import img2tensor, tensor2img
 from basicsr.utils.matlab_functions import imresize
 

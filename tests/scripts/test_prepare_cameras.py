@@ -12,10 +12,9 @@ import cv2
 import numpy as np
 import pytest
 
-from basicsr.data import preparation
-from basicsr.data.camera_sets import DREALSR, REALSR
+from basicsr.data.archives import linked_tree, preparation
+from basicsr.data.archives.camera_sets import DREALSR, REALSR
 from basicsr.data.paired_image_dataset import PairedImageDataset
-from basicsr.utils import linked_tree
 
 # Test scenes of DRealSR, and scenes for training.
 TESTED = {

@@ -1,0 +1,1 @@
+"""What may stand in an option file, and what a run makes of one."""

@@ -1,0 +1,218 @@
+"""From a command line and its option file to the options of a run: read, checked, with paths and device resolved."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import random
+import shutil
+import textwrap
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+import yaml
+
+from basicsr.options.check import check_options
+from basicsr.options.file import load_options, ordered_yaml, override, yaml_load
+from basicsr.runs.command_line import make_parser
+from basicsr.utils.dist_util import broadcast, get_dist_info, init_dist
+from basicsr.utils.logger import get_root_logger
+from basicsr.utils.misc import set_random_seed
+
+__all__ = [
+    'check_files',
+    'copy_opt_file',
+    'dict2str',
+    'missing_data',
+    'ordered_yaml',
+    'override',
+    'parse_options',
+    'resolve_datasets',
+    'trained_first',
+    'yaml_load',
+]
+
+_DATA_PATHS = ('dataroot_gt', 'dataroot_lq', 'meta_info', 'meta_info_file')
+
+
+def parse_options(
+    root_path: str, is_train: bool = True, args: argparse.Namespace | None = None
+) -> tuple[dict, argparse.Namespace]:
+    """Read the command line and its option file, and check them.
+
+    Networks, data sets and all else that files name by `type:` must be registered before: import the packages first.
+
+    Args:
+        root_path: Folder of the project: relative paths in the file start there.
+        is_train: Training, or testing.
+        args: A parsed command line; None parses `sys.argv`.
+
+    Returns:
+        The resolved options, and the command line with the options as they were written, merged, in `merged`.
+
+    Raises:
+        FileNotFoundError, ValueError: The file is missing, broken, or has mistakes; all are named.
+    """
+    args = args or make_parser(is_train).parse_args()
+    root = Path(root_path)
+    file = Path(args.opt)
+    opt, places = load_options(file if file.exists() or file.is_absolute() else root / file)
+    override(opt, args.set, places)
+    if not is_train:
+        add_networks(opt, getattr(args, 'compare', []))
+    if isinstance(opt.get('datasets'), dict):  # a variant drops a data set of its base by `train: ~`
+        opt['datasets'] = {phase: dataset for phase, dataset in opt['datasets'].items() if dataset is not None}
+    opt, warnings = check_options(opt, places, is_train)
+    args.merged = copy.deepcopy(opt)
+    if args.launcher != 'none':
+        init_dist(args.launcher, **(opt.get('dist_params') or {}))
+    for warning in warnings:  # by the first process alone, now that it is known which that is
+        get_root_logger().warning('%s', warning)
+    opt['logger'] = opt.get('logger') or {}
+    rank, world_size = get_dist_info()
+    opt.update(is_train=is_train, dist=world_size > 1, rank=rank, world_size=world_size)
+    opt['auto_resume'] = getattr(args, 'auto_resume', False)
+    _resolve_device(opt)
+    if opt.get('manual_seed') is None:
+        args.merged['manual_seed'] = opt['manual_seed'] = broadcast(random.randint(1, 10000))
+    set_random_seed(opt['manual_seed'] + rank)
+    resolve_datasets(opt, root)
+    _resolve_paths(opt, root)
+    return opt, args
+
+
+def add_networks(opt: dict, networks: Iterable[str]) -> None:
+    """Put what `--compare` names into the section `compare`: `bicubic`, or `label=checkpoint` each.
+
+    Raises:
+        ValueError: One is neither.
+    """
+    for text in networks:
+        label, sign, checkpoint = text.partition('=')
+        if text == 'bicubic':
+            section = {'network_g': {'type': 'Bicubic', 'upscale': opt.get('scale') or 1}}
+        elif sign and label and checkpoint:
+            section = {'pretrain_network_g': checkpoint}
+        else:
+            raise ValueError(f'--compare {text}: write it as label=checkpoint, or bicubic')
+        opt['compare'] = {**(opt.get('compare') or {}), label: section}
+
+
+def _resolve_device(opt: dict) -> None:
+    wanted, there = opt.get('num_gpu', 'auto'), torch.cuda.device_count()
+    opt['num_gpu'] = there if wanted == 'auto' else min(wanted, there)
+    if wanted != 'auto' and wanted > there:
+        get_root_logger().warning('num_gpu is %d, and this machine has %d: using %s', wanted, there, there or 'the CPU')
+    if opt['num_gpu'] > 1 and not opt['dist']:
+        get_root_logger().info(
+            'One process uses one of %d GPUs; torchrun --nproc_per_node=%d uses them all', there, there
+        )
+        opt['num_gpu'] = 1
+
+
+def resolve_datasets(opt: dict, root: Path) -> None:
+    """Fill in phase, name and scale of each data set, and let its relative paths start at `root`."""
+    for phase, dataset in opt['datasets'].items():
+        dataset['phase'] = phase.split('_')[0]
+        dataset.setdefault('name', phase)
+        if 'scale' in opt:
+            dataset['scale'] = opt['scale']
+        for key in _DATA_PATHS:
+            if dataset.get(key):
+                dataset[key] = _resolved(root, dataset[key], f'datasets.{phase}.{key}')
+
+
+def _resolved(root: Path, path: str, option: str) -> str:
+    try:
+        return str(root / Path(path).expanduser())
+    except RuntimeError as error:  # ~user, and there is no such user
+        raise ValueError(f'{option}: {path!r}: {error}') from error
+
+
+def _resolve_paths(opt: dict, root: Path) -> None:
+    paths = opt['path'] = opt.get('path') or {}
+    for key in ('pretrain_network_g', 'resume_state', 'pretrain_opt'):
+        if paths.get(key):
+            paths[key] = _resolved(root, paths[key], f'path.{key}')
+    for label, section in (opt.get('compare') or {}).items():
+        for key in ('pretrain_network_g', 'pretrain_opt'):
+            if section.get(key):
+                section[key] = _resolved(root, section[key], f'compare.{label}.{key}')
+    output = Path(_resolved(root, paths.get('output_root') or '.', 'path.output_root'))
+    if opt['is_train']:
+        folder = output / 'experiments' / opt['name']
+        paths.update(
+            experiments_root=str(folder),
+            models=str(folder / 'models'),
+            training_states=str(folder / 'training_states'),
+            tb_logger=str(output / 'tb_logger' / opt['name']),
+        )
+    else:
+        folder = output / 'results' / opt['name']
+        paths['results_root'] = str(folder)
+    paths.update(log=str(folder), visualization=str(folder / 'visualization'))
+
+
+def missing_data(opt: dict) -> list[str]:
+    """The folders and files of `datasets` that are not there, each with its option."""
+    return [
+        f'datasets.{phase}.{key}: {dataset[key]}'
+        for phase, dataset in opt['datasets'].items()
+        for key in _DATA_PATHS
+        if dataset.get(key) and not Path(dataset[key]).exists()
+    ]
+
+
+def _sections_with_weights(opt: dict) -> dict[str, dict]:
+    """By option: `path`, and what stands in `compare`."""
+    compare = (opt.get('compare') or {}).items()
+    return {'path': opt['path'], **{f'compare.{label}': section for label, section in compare}}
+
+
+def trained_first(opt: dict) -> dict[str, dict]:
+    """By option, the sections whose weights are missing, and whose `pretrain_opt` says how to train them."""
+    return {
+        name: section
+        for name, section in _sections_with_weights(opt).items()
+        if section.get('pretrain_opt') and section.get('pretrain_network_g')
+        and not _is_trained(Path(section['pretrain_network_g']))
+    }  # fmt: skip
+
+
+def _is_trained(weights: Path) -> bool:
+    """Whether weights are there, and are not those of a training that has not ended: its best so far comes early."""
+    of_a_run = weights.parent.name == 'models' and (weights.parents[1] / 'training_states').is_dir()
+    return weights.is_file() and (not of_a_run or weights.with_name('net_g_latest.pth').is_file())
+
+
+def check_files(opt: dict) -> None:
+    """Make sure that data and pre-trained weights are there, before anything is built.
+
+    Raises:
+        FileNotFoundError: Names all that is missing, and says how to get it where the options do (`data_hint`).
+    """
+    missing = missing_data(opt)
+    hint = f'\n{opt["data_hint"]}' if missing and opt.get('data_hint') else ''
+    for name, section in _sections_with_weights(opt).items():
+        weights = section.get('pretrain_network_g')
+        if weights and not Path(weights).is_file():
+            missing.append(f'{name}.pretrain_network_g: {weights}')
+            if Path(weights).parent.name == 'pretrained_models':
+                hint += '\nWhere to get weights: experiments/pretrained_models/README.md'
+    if missing:
+        raise FileNotFoundError('not there:\n  ' + '\n  '.join(missing) + hint)
+
+
+def dict2str(opt: dict, indent_level: int = 0) -> str:
+    """Options as YAML text, indented by so many levels."""
+    text = yaml.safe_dump(opt, sort_keys=False, default_flow_style=None, width=120)
+    return textwrap.indent(text, '  ' * indent_level)
+
+
+def copy_opt_file(opt_file: dict | str, experiments_root: str) -> None:
+    """Keep the options with the experiment: a file under its name, options as `options.yml`, which can be run again."""
+    if isinstance(opt_file, dict):
+        (Path(experiments_root) / 'options.yml').write_text(dict2str(opt_file))
+    else:
+        shutil.copy(opt_file, experiments_root)

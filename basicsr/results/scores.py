@@ -1,0 +1,98 @@
+"""What a test has measured: networks on domains, picture by picture, and the file that keeps it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from basicsr.results.statistics import Estimate, estimate
+from basicsr.utils.misc import write_text
+
+FILE = 'results.json'
+
+Scores = dict[str, dict[str, float]]
+"""By picture, then by metric."""
+
+
+@dataclass
+class Results:
+    """Scores of networks on domains.
+
+    Attributes:
+        name: Of the test.
+        metrics: By name, which values are better: 'higher' or 'lower'.
+        scores: By network, domain, picture and metric. Networks have the same domains, and domains the same pictures.
+        seen: Domains of the training camera, which are left out of the average.
+        domains: By domain, `images`: by picture, the paths `lq` and `gt`, where they are known.
+        main: The network that was tested; it is compared with each of the others.
+    """
+
+    name: str
+    metrics: dict[str, str]
+    scores: dict[str, dict[str, Scores]] = field(default_factory=dict)
+    seen: list[str] = field(default_factory=list)
+    domains: dict[str, dict[str, dict[str, dict[str, str]]]] = field(default_factory=dict)
+    main: str = ''
+
+    def __post_init__(self) -> None:
+        self.main = self.main or (self.networks[-1] if self.scores else '')
+
+    @property
+    def networks(self) -> list[str]:
+        return list(self.scores)
+
+    @property
+    def others(self) -> list[str]:
+        return [network for network in self.networks if network != self.main]
+
+    @property
+    def unseen(self) -> list[str]:
+        return [domain for domain in self.domains if domain not in self.seen]
+
+    def measured(self, domains: Iterable[str], everywhere: bool = True) -> list[str]:
+        """The metrics that all pictures of `domains` have, or any: without ground truth there are fewer."""
+        pictures = [scores for domain in domains for scores in self.scores[self.networks[0]][domain].values()]
+        found = all if everywhere else any
+        return [metric for metric in self.metrics if pictures and found(metric in scores for scores in pictures)]
+
+    def values(self, network: str, domain: str, metric: str) -> np.ndarray:
+        """One number a picture, (n,), in the order of `domains`."""
+        scores = self.scores[network][domain]
+        return np.array([scores[picture][metric] for picture in self.domains[domain]['images']])
+
+    def mean(self, network: str, domains: Iterable[str], metric: str) -> Estimate:
+        """The average over `domains`, with an interval over their pictures."""
+        return estimate(*(self.values(network, domain, metric) for domain in domains))
+
+    def difference(self, network: str, other: str, domains: Iterable[str], metric: str) -> Estimate:
+        """The same of what `network` has more than `other` on each picture."""
+        pairs = ((self.values(network, one, metric), self.values(other, one, metric)) for one in domains)
+        return estimate(*(first - second for first, second in pairs))
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Write `results.json`."""
+        content = {**asdict(self), 'networks': self.networks}
+        write_text(Path(folder) / FILE, json.dumps(content, indent=1) + '\n')
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike) -> Results:
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: There is no `results.json` in `folder`.
+            ValueError: It holds no results.
+        """
+        path = Path(folder) / FILE
+        if not path.is_file():
+            raise FileNotFoundError(f'there is no {path}; basicsr/test.py and the end of a training write it')
+        try:
+            content = json.loads(path.read_text())
+            del content['networks']
+            return cls(**content)
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f'{path} holds no results of a test: {error}') from error

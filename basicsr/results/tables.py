@@ -1,0 +1,164 @@
+"""Tables of what a test has measured, as text, Markdown, CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple
+from pathlib import Path
+
+from tabulate import tabulate
+
+from basicsr.results.scores import Results
+from basicsr.results.statistics import Estimate
+from basicsr.utils.misc import write_text
+
+UNSEEN_MEAN = 'mean of the unseen'
+INTERVALS = 'Brackets hold 95 % bootstrap intervals over the pictures; those of a mean resample within each camera.'
+MARK = 'An asterisk marks differences whose interval excludes zero.'
+
+Rows = list[list[str]]
+
+
+def number(value: float, signed: bool = False, decimals: int | None = None) -> str:
+    """A measure for people: two decimals where nothing else is said, or four below 2; '-' for NaN."""
+    if math.isnan(value):
+        return '-'
+    if decimals is None:
+        decimals = 4 if abs(value) < 2 else 2
+    return f'{value:+.{decimals}f}' if signed else f'{value:.{decimals}f}'
+
+
+def with_interval(found: Estimate, signed: bool = False, decimals: int | None = None) -> str:
+    """'27.08 [26.50, 27.70]', without brackets where there is no interval; `signed` also marks what excludes zero."""
+    texts = [number(value, signed, decimals) for value in (found.mean, found.low, found.high)]
+    bracket = '' if math.isnan(found.low) else f' [{texts[1]}, {texts[2]}]'
+    return f'{texts[0]}{bracket}' + (' *' if signed and found.excludes_zero else '')
+
+
+def rows_of_domains(results: Results) -> Iterator[tuple[str, list[str]]]:
+    """(label, domains) of each row: every domain, and the mean of the unseen where there are several."""
+    for domain in results.domains:
+        yield f'{domain} (seen)' if domain in results.seen else domain, [domain]
+    if len(results.unseen) > 1:
+        yield UNSEEN_MEAN, results.unseen
+
+
+def summary_rows(results: Results) -> tuple[list[str], Rows]:
+    """A row a domain, a column a network; cells hold the metrics' means."""
+    metrics = results.measured(results.domains, everywhere=False)
+    rows = []
+    for label, domains in rows_of_domains(results):
+        there = results.measured(domains)
+        cells = [
+            [number(results.mean(network, domains, metric).mean) if metric in there else '-' for metric in metrics]
+            for network in results.networks
+        ]
+        texts = [' / '.join(cell) if there else 'not measured' for cell in cells]
+        rows.append([label, _count(results, domains), *texts])
+    return ['camera', 'images', *(f'{network} {"/".join(metrics)}'.strip() for network in results.networks)], rows
+
+
+def interval_rows(results: Results) -> tuple[list[str], Rows]:
+    """A row for each domain and network, a column a metric; cells hold means with intervals."""
+    metrics = results.measured(results.domains, everywhere=False)
+    rows = [
+        [label, _count(results, domains), network, *_estimates(results, domains, metrics, network)]
+        for label, domains in rows_of_domains(results)
+        for network in results.networks
+    ]
+    return ['camera', 'images', 'network', *metrics], rows
+
+
+def difference_rows(results: Results) -> tuple[list[str], Rows]:
+    """A row for each domain and network beside the main one: what the main one has more, picture by picture."""
+    metrics = results.measured(results.domains, everywhere=False)
+    rows = [
+        [label, _count(results, domains), f'to {other}', *_estimates(results, domains, metrics, results.main, other)]
+        for label, domains in rows_of_domains(results)
+        for other in results.others
+    ]
+    return ['camera', 'images', 'difference', *metrics], rows
+
+
+def _count(results: Results, domains: Iterable[str]) -> str:
+    return str(sum(len(results.scores[results.networks[0]][domain]) for domain in domains))
+
+
+def _estimates(
+    results: Results, domains: list[str], metrics: Iterable[str], network: str, reference: str = ''
+) -> list[str]:
+    there, cells = results.measured(domains), []
+    for metric in metrics:
+        if metric not in there:
+            cells.append('-')
+        elif reference:
+            decimals = 3 if results.mean(network, domains, metric).mean > 2 else 4
+            cells.append(with_interval(results.difference(network, reference, domains, metric), True, decimals))
+        else:
+            cells.append(with_interval(results.mean(network, domains, metric)))
+    return cells
+
+
+def in_format(table: tuple[list[str], Rows], style: str = 'github') -> str:
+    """A table as text; `style` is one of tabulate's, such as 'github', 'simple' or 'latex_booktabs'."""
+    titles, rows = table
+    return tabulate(rows, titles, tablefmt=style, disable_numparse=True)
+
+
+def summary(results: Results, style: str = 'github') -> str:
+    """The means alone, a row a domain."""
+    return in_format(summary_rows(results), style)
+
+
+def report(results: Results, style: str = 'github') -> str:
+    """All tables of a test, one after the other, with what has to be known to read them."""
+    parts = [summary(results, style)]
+    if results.measured(results.domains, everywhere=False):
+        parts += [INTERVALS, in_format(interval_rows(results), style)]
+        if results.others:
+            parts += [f'What {results.main} has more, paired by picture. {MARK}']
+            parts += [in_format(difference_rows(results), style)]
+    return '\n\n'.join(parts)
+
+
+def write_results(results: Results, folder: str | os.PathLike) -> dict[str, str]:
+    """Write `table.md`, `table.txt`, `table.csv`, `images.csv` and `results.json`; returns their paths."""
+    folder = Path(folder)
+    results.save(folder)
+    write_text(folder / 'table.md', report(results) + '\n')
+    write_text(folder / 'table.txt', report(results, 'simple') + '\n')
+    write_text(folder / 'table.csv', _csv(_estimates_in_full(results)))
+    write_text(folder / 'images.csv', _csv(_pictures_in_full(results)))
+    return {name: str(folder / name) for name in ('table.md', 'table.txt', 'table.csv', 'images.csv', 'results.json')}
+
+
+def _estimates_in_full(results: Results) -> Iterator[list[object]]:
+    yield ['camera', 'seen', 'network', 'reference', 'metric', 'mean', 'low', 'high', 'images']
+    for label, domains in rows_of_domains(results):
+        name, seen = (domains[0], domains[0] in results.seen) if len(domains) == 1 else (label, False)
+        for metric in results.measured(domains):
+            for network in results.networks:
+                found = results.mean(network, domains, metric)
+                yield [name, seen, network, '', metric, *astuple(found)]
+            for other in results.others:
+                found = results.difference(results.main, other, domains, metric)
+                yield [name, seen, results.main, other, metric, *astuple(found)]
+
+
+def _pictures_in_full(results: Results) -> Iterator[list[object]]:
+    yield ['camera', 'seen', 'image', 'network', 'metric', 'value']
+    for domain in results.domains:
+        for network in results.networks:
+            for image, scores in results.scores[network][domain].items():
+                for metric, value in scores.items():
+                    yield [domain, domain in results.seen, image, network, metric, value]
+
+
+def _csv(rows: Iterable[Sequence[object]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator='\n').writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,1 @@
+"""What every command needs: checkpoints, resuming, stopping, the command line."""

@@ -1,0 +1,128 @@
+"""The command line of the entry scripts."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Callable
+
+import torch
+
+from basicsr.runs.stopping import Stopped
+from basicsr.utils.dist_util import default_launcher
+from basicsr.utils.misc import is_out_of_memory
+
+INTERRUPTED = 130
+"""Exit code of a run that Ctrl-C ended, as shells have it."""
+OUT_OF_MEMORY = 3
+_GOES_ON = 'a training with a saved state goes on with --auto_resume'
+LOST_PROCESS = 4
+
+_LESS_MEMORY = (
+    'out of memory; what helps: a lower datasets.train.batch_size_per_gpu (with train.accumulate for the same step), '
+    'a smaller datasets.train.gt_size, train.amp: bf16, network_g.use_checkpoint: true; in validation and tests a '
+    'smaller val.tile_size'
+)
+
+
+def _explain(error: RuntimeError) -> tuple[int, str]:
+    """Exit code and message for what torch says when memory or another process is gone; 0 for all else."""
+    text = str(error)
+    if is_out_of_memory(error):
+        return OUT_OF_MEMORY, _LESS_MEMORY
+    lost = ('Connection closed by peer', 'Connection reset by peer', 'Timed out waiting', 'NCCL', 'gloo/transport')
+    if isinstance(error, torch.distributed.DistError) or any(part in text for part in lost):
+        return LOST_PROCESS, 'another process of this run has died, or answers no more; its own message says why'
+    return 0, ''
+
+
+def _from_basicsr(assignment: str) -> str:
+    path, sign, value = assignment.partition('=')
+    return path.replace(':', '.') + sign + value
+
+
+def make_parser(is_train: bool) -> argparse.ArgumentParser:
+    """The command line that training and testing share."""
+    parser = argparse.ArgumentParser(description='Train a network.' if is_train else 'Test a network.')
+    parser.add_argument('-opt', metavar='FILE', required=not is_train, help='option file (YAML)')
+    parser.add_argument(
+        '--set', nargs='+', action='extend', default=[], metavar='a.b=value', help='change options; values are YAML'
+    )
+    parser.add_argument(
+        '--force_yml',
+        nargs='+',
+        action='extend',
+        dest='set',
+        type=_from_basicsr,
+        metavar='a:b=value',
+        help='the same, as BasicSR writes it',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm'],
+        default=default_launcher(),
+        help='who starts processes; torchrun is seen by itself',
+    )
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument(
+        '--check', action='store_true', help='look at options, network and every picture; make and train nothing'
+    )
+    parser.add_argument('--debug', action='store_true', help='show tracebacks of errors in options and data')
+    if not is_train:
+        parser.add_argument(
+            '--compare',
+            nargs='+',
+            action='extend',
+            default=[],
+            metavar='label=checkpoint',
+            help='networks to stand beside this one in the tables; bicubic is interpolation',
+        )
+        parser.add_argument(
+            '--self_ensemble',
+            action='append_const',
+            dest='set',
+            const='val.selfensemble_testing=true',
+            help="average over a picture's eight flips and turns",
+        )
+    if is_train:
+        parser.add_argument('--auto_resume', action='store_true', help='go on from the newest training state')
+    return parser
+
+
+def run_from_command_line(run: Callable[[], None], debug: bool = False, goes_on: str = _GOES_ON) -> None:
+    """Run; what ends it early ends in one message and an exit code of its own.
+
+    2: a mistake in options or data, a disk that is full, losses that are not finite. 3: out of memory. 4: another
+    process of the run has died. 130 and 143: Ctrl-C and SIGTERM.
+
+    Args:
+        run: What to do.
+        debug: Let exceptions through, with their traceback.
+        goes_on: What to do after Ctrl-C, for the message.
+    """
+    try:
+        run()
+    except Stopped as stop:
+        sys.stderr.write(f'{stop}\n')
+        sys.exit(stop.exit_code)
+    except KeyboardInterrupt:
+        sys.stderr.write(f'\ninterrupted; {goes_on}\n')
+        sys.exit(INTERRUPTED)
+    except RuntimeError as error:
+        code, message = _explain(error)
+        if debug or not code:
+            raise
+        sys.stderr.write(f'error: {message}\n{str(error).splitlines()[0]}\n(--debug shows where)\n')
+        # A group that has lost a process may wait for it when it is taken down.
+        sys.stderr.flush()
+        os._exit(code) if code == LOST_PROCESS else sys.exit(code)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        if debug:
+            raise
+        text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+        if 'Original Traceback' in text:  # from a worker of the data loader: its last paragraph is the message
+            text = re.split(r'\n\w*Error: ', text)[-1].strip()
+        sys.stderr.write(f'error: {text}\n(--debug shows where)\n')
+        sys.exit(2)

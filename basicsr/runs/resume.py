@@ -1,0 +1,156 @@
+"""Where a run goes on: finding its training state, and all that the pipeline itself keeps in one."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+from basicsr.options.file import yaml_load
+from basicsr.options.resolve import copy_opt_file, dict2str
+from basicsr.runs.checkpoint import load_checkpoint
+from basicsr.utils.dist_util import all_gather
+from basicsr.utils.logger import get_root_logger
+from basicsr.utils.misc import get_random_state, set_random_state
+
+
+class Sampler(Protocol):
+    """What of a sampler tells how far an epoch has come."""
+
+    total_size: int
+    num_replicas: int
+
+
+_READ_ANEW = ('train.ldt.repartition_every', 'train.ldt.scoring_batches')
+
+
+def load_resume_state(opt: dict) -> dict[str, Any] | None:
+    """The training state to go on from: `path.resume_state`, or with `--auto_resume` the newest that can be read.
+
+    The seed of the run becomes that of the state.
+
+    Args:
+        opt: The resolved options.
+
+    Returns:
+        The state, or None where the run starts anew.
+
+    Raises:
+        FileNotFoundError, ValueError: The state that is named is not there or none; or `--auto_resume` finds states of
+            which none can be read.
+    """
+    path, state = opt['path'].get('resume_state'), None
+    logger = get_root_logger()
+    if opt['auto_resume']:
+        files = _states(opt)
+        broken = []
+        for file in files:
+            try:
+                path, state = str(file), _read(file)
+                break
+            except (ValueError, OSError) as error:
+                broken.append(str(error))
+                logger.warning('%s; going back to the one before', error)
+        if files and state is None:
+            raise ValueError(
+                'no training state can be read:\n  '
+                + '\n  '.join(broken)
+                + '\nwithout --auto_resume the run starts anew'
+            )
+        if not files and not path:
+            logger.info('There is no training state in %s: starting anew', opt['path']['training_states'])
+    if not path:
+        return None
+    state = state or _read(path)
+    newer = [file.name for file in _states(opt) if int(file.stem) > state['iter']]
+    if newer and not opt['auto_resume']:
+        logger.warning(
+            'Newer training states are there (%s), which --auto_resume would take: move them away', ', '.join(newer)
+        )
+    opt['path']['resume_network'] = str(Path(path).parent.parent / 'models' / f'net_g_{state["iter"]}.pth')
+    seed = state.get('manual_seed', opt['manual_seed'])
+    if seed != opt['manual_seed']:
+        logger.warning('The run goes on with the seed that it began with, %d, not with %d', seed, opt['manual_seed'])
+        opt['manual_seed'] = seed
+    return state
+
+
+def _states(opt: dict) -> list[Path]:
+    """The numbered training states of the experiment, the newest first."""
+    files = [file for file in Path(opt['path']['training_states']).glob('*.state') if file.stem.isdigit()]
+    return sorted(files, key=lambda file: int(file.stem), reverse=True)
+
+
+def _read(path: str | Path) -> dict[str, Any]:
+    state = load_checkpoint(path)
+    if not isinstance(state, dict) or not {'iter', 'epoch', 'optimizers', 'schedulers'} <= state.keys():
+        raise ValueError(f'{path} is no training state; they are called training_states/<iter>.state')
+    return state
+
+
+def keep_options(options: dict, folder: str, resumed_at: int | None) -> None:
+    """Write `options.yml`; where a resumed run changed it, the one before stays as `options_until_<iter>.yml`."""
+    file = Path(folder) / 'options.yml'
+    if resumed_at is not None and file.exists() and file.read_text() != dict2str(options):
+        with suppress(ValueError):  # a kill may have left half of the file: no reason not to go on
+            _warn_of_what_stays(yaml_load(file), options)
+        file.replace(file.with_name(f'options_until_{resumed_at}.yml'))
+    copy_opt_file(options, folder)
+
+
+def _warn_of_what_stays(before: dict, now: dict) -> None:
+    """Name the changed options whose values are part of the training state."""
+    for section in ('optim_g', 'scheduler', 'ldt'):
+        old, new = ((options.get('train') or {}).get(section) or {} for options in (before, now))
+        changed = [f'train.{section}.{key}' for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+        changed = [path for path in changed if path not in _READ_ANEW]
+        if changed:
+            get_root_logger().warning(
+                'Changed, and without effect on a run that goes on, whose training state holds them: %s',
+                ', '.join(changed),
+            )
+
+
+def run_state(opt: dict, sampler: Sampler, batches: int, batch_size: int, validated: bool) -> dict[str, Any]:
+    """What a training state holds beside the model's own; every process must call this.
+
+    Args:
+        opt: The resolved options.
+        sampler: Of the training data.
+        batches: How many of the epoch's batches this process has had.
+        batch_size: Samples in each.
+        validated: Whether the validation that was due at this iteration has been done.
+    """
+    return {
+        'manual_seed': opt['manual_seed'],
+        'place': {'samples': batches * batch_size * sampler.num_replicas, 'epoch_size': sampler.total_size},
+        'random': all_gather(get_random_state()),
+        'validated': validated,
+        'log_position': _log_position(),
+    }
+
+
+def _log_position() -> int:
+    """Length of the text log in bytes; 0 where there is none."""
+    files = [handler.baseFilename for handler in get_root_logger().handlers if hasattr(handler, 'baseFilename')]
+    return Path(files[0]).stat().st_size if files and Path(files[0]).exists() else 0
+
+
+def batches_done(state: dict[str, Any], sampler: Sampler, batch_size: int) -> int:
+    """How many batches of the state's epoch each process leaves out, so that none comes twice."""
+    place = state.get('place', {'samples': 0, 'epoch_size': sampler.total_size})
+    if place['epoch_size'] != sampler.total_size:
+        get_root_logger().warning(
+            'An epoch has %d samples, and had %d when the run was saved: the epoch starts anew',
+            sampler.total_size,
+            place['epoch_size'],
+        )
+        return 0
+    return place['samples'] // (batch_size * sampler.num_replicas)
+
+
+def restore_random_state(state: dict[str, Any], rank: int) -> None:
+    """Put back the random states of this process, where the run had as many."""
+    states = state.get('random', [])
+    if isinstance(states, list) and rank < len(states):
+        set_random_state(states[rank])

@@ -1,0 +1,178 @@
+"""Whole runs in processes of their own, killed, stopped, cut off from each other, and out of disk."""
+
+import os
+import re
+import resource
+import shutil
+import signal
+import time
+
+import pytest
+
+from basicsr.runs.checkpoint import load_checkpoint
+from scripts.benchmark import faults
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('runs')
+    faults.make_pictures(folder)
+    return folder
+
+
+def whole(folder, name, processes=1, **options):
+    """Weights of a run that nothing has interrupted, and what it printed."""
+    run = faults.start(faults.write_options(folder, name, **options), processes=processes)
+    text = faults.finish(run)
+    assert run.returncode == 0, text
+    return faults.weights(folder, name), text
+
+
+def killed_at(iteration, options, *more, processes=1):
+    """Start, and kill as soon as the iteration is logged."""
+    run = faults.start(options, *more, processes=processes)
+    for line in run.stdout:
+        if f'iter {iteration},' in line:
+            faults.kill_all(run.pid)
+    run.communicate()
+    assert run.returncode == -signal.SIGKILL
+
+
+@pytest.fixture(scope='module')
+def ldt(folder):
+    return whole(folder, 'ldt')
+
+
+@pytest.mark.parametrize(
+    'model_type, processes, kills', [('LDTModel', 1, (11, 19)), ('LDTModel', 2, (19,)), ('SRModel', 1, (19,))]
+)
+def test_a_killed_run_ends_with_the_same_weights(folder, ldt, model_type, processes, kills):
+    name = f'{model_type}_{processes}'
+    if (model_type, processes) == ('LDTModel', 1):
+        expected, text = ldt
+    else:
+        expected, text = whole(folder, f'{name}_whole', processes, model_type=model_type)
+    assert ('split anew at iteration 7; ' in text) == (model_type == 'LDTModel')
+    options = faults.write_options(folder, name, model_type=model_type)
+    for iteration in kills:
+        killed_at(iteration, options, '--auto_resume', processes=processes)
+    run = faults.start(options, '--auto_resume', processes=processes)
+    text = faults.finish(run)
+    assert run.returncode == 0, text
+    assert re.search(r'Going on from epoch \d, iteration 16;', text)
+    assert 'iter 15,' not in text
+    assert faults.weights(folder, name) == expected
+    assert not faults.unreadable(folder / 'experiments' / name)
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_saves_says_so_and_goes_on(folder, ldt, number):
+    name = f'stopped_{number.name}'
+    options = faults.write_options(folder, name, logger__save_checkpoint_freq=1000)
+    run = faults.start(options)
+    text = ''
+    for line in run.stdout:
+        text += line
+        if 'iter 5,' in line:
+            for process in faults.descendants(run.pid):  # workers, too, as a terminal and a cluster do it
+                os.kill(process, number)
+            break
+    text += faults.finish(run)
+    assert run.returncode == 128 + number, text
+    stopped = re.search(rf'^{number.name}: stopped after iteration (\d+) and saved it; --auto_resume', text, re.M)
+    assert stopped and 'Traceback' not in text, text
+    states = list((folder / 'experiments' / name / 'training_states').iterdir())
+    assert [file.name for file in states] == [f'{stopped[1]}.state']
+    again = faults.start(options, '--auto_resume')
+    text = faults.finish(again)
+    assert again.returncode == 0, text
+    assert f'iter {stopped[1]},' not in text
+    assert faults.weights(folder, name) == ldt[0]
+
+
+def test_a_stopped_run_that_cannot_be_saved_does_not_say_so(folder):
+    run = faults.start(faults.write_options(folder, 'lost', train__total_iter=100_000))
+    for line in run.stdout:
+        if 'iter 5,' in line:
+            shutil.rmtree(folder / 'experiments' / 'lost' / 'training_states')
+            os.kill(run.pid, signal.SIGINT)
+            break
+    text = faults.finish(run)
+    assert run.returncode == 130 and 'Traceback' not in text
+    assert re.search(r'^SIGINT: stopped after iteration \d+ and could NOT save it', text, re.M), text
+
+
+def test_a_dead_process_ends_the_run(folder):
+    run = faults.start(faults.write_options(folder, 'dead', train__total_iter=100000), processes=2)
+    text, died = '', 0.0
+    for line in run.stdout:
+        text += line
+        if 'iter 3,' in line:
+            ranks = [pid for pid in faults.descendants(run.pid)[1:] if b'RANK=1' in environment(pid)]
+            os.kill(min(ranks), signal.SIGKILL)
+            died = time.monotonic()
+            break
+    text += faults.finish(run)
+    assert died and time.monotonic() - died < 100
+    assert run.returncode not in (0, None) and 'HANGS' not in text, text
+
+
+def environment(pid: int) -> bytes:
+    with open(f'/proc/{pid}/environ', 'rb') as file:
+        return b'\0'.join(entry for entry in file.read().split(b'\0') if entry.startswith(b'RANK='))
+
+
+def test_a_disk_without_room_is_said_and_survived(folder):
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+
+    options = faults.write_options(folder, 'full')
+    run = faults.start(options, preexec_fn=limited)
+    text = faults.finish(run)
+    assert text.count('could not save') == 7 and 'The run goes on; what was saved before is as it was' in text
+    assert 'iter 30,' in text and 'Traceback' not in text
+    assert run.returncode == (0 if (folder / 'experiments/full/models/net_g_latest.pth').exists() else 2)
+    assert not list((folder / 'experiments' / 'full').rglob('*.tmp'))
+    assert not list((folder / 'experiments' / 'full' / 'training_states').iterdir())
+
+
+def test_auto_resume_goes_back_to_a_good_state_and_old_ones_are_deleted(folder, ldt):
+    expected, _ = ldt
+    options = faults.write_options(folder, 'kept', logger__keep_checkpoints=2)
+    killed_at(18, options)
+    states = folder / 'experiments' / 'kept' / 'training_states'
+    assert sorted(file.name for file in states.iterdir()) == ['12.state', '16.state']
+    models = folder / 'experiments' / 'kept' / 'models'
+    assert sorted(file.name for file in models.iterdir()) == ['net_g_12.pth', 'net_g_16.pth', 'net_g_best.pth']
+    newest = states / '16.state'
+    newest.write_bytes(newest.read_bytes()[:5000])
+    run = faults.start(options, '--auto_resume')
+    text = faults.finish(run)
+    assert run.returncode == 0, text
+    assert f'{newest} is no readable checkpoint: it is truncated or damaged' in text
+    assert 'iteration 12' in text and faults.weights(folder, 'kept') == expected
+    for file in states.iterdir():
+        file.write_bytes(b'broken')
+    run = faults.start(options, '--auto_resume')
+    text = faults.finish(run)
+    assert run.returncode == 2 and 'no training state can be read' in text and '24.state' in text
+    assert (folder / 'experiments' / 'kept' / 'options.yml').exists(), 'nothing was moved or begun anew'
+
+
+def test_losses_that_stay_broken_end_the_run_with_the_last_good_weights(folder):
+    options = faults.write_options(
+        folder,
+        'diverged',
+        train__optim_g={'type': 'SGD', 'lr': 1e30},
+        train__max_bad_steps=3,
+        train__ldt__exchange_every=1,
+    )
+    run = faults.start(options)
+    text = faults.finish(run)
+    assert run.returncode == 2 and 'Traceback' not in text
+    assert 'Step skipped, 3 in a row and 3 in all: l_pix_primary is ' in text
+    last = re.search(r'in a row, more than train.max_bad_steps: 3; .* checkpoint of iteration (\d+)', text, re.S)
+    state = load_checkpoint(folder / 'experiments' / 'diverged' / 'training_states' / f'{last[1]}.state')
+    assert state['stepper']['bad_steps'] == 4
+    assert state['ldt']['steps'] == int(last[1]) - 4, 'no exchange after a skipped step'
+    assert all(tensor.isfinite().all() for tensor in state['ldt']['primary'].values())
