@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.ops import StochasticDepth
 
 from basicsr.archs.arch_util import Upsample
+from basicsr.archs.traits import Traits
 from basicsr.ops.selective_scan import selective_scan
 from basicsr.utils.registry import ARCH_REGISTRY
 
@@ -271,6 +272,7 @@ class MambaIR(nn.Module):
     """
 
     not_in_weights = ('img_range',)
+    traits = Traits(tile_size=200, tile_overlap=0.1)
 
     @staticmethod
     def options_from_weights(weights: dict[str, Tensor]) -> dict | None:
