@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ['Traits', 'traits_of']
+__all__ = ['Traits', 'scale_of', 'traits_of']
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,11 @@ class Traits:
         size_multiple: Height and width of an input must be multiples of it; inputs are padded by reflection and the
             output is cut off again.
         smallest_side: The shortest height or width that the network takes; padded likewise.
+        square: Whether height and width must be equal; padded likewise.
         tile_size: Side of the default tiles in pixels of the input; 0 for whole pictures.
         tile_overlap: Overlap of the default tiles, as a part of their side.
         pixel_range: Values of the darkest and the brightest pixel.
+        scale: Output pixels per input pixel along a side, where no attribute of the network says it.
 
     Raises:
         ValueError: A size below 1, a negative tile, or an overlap that leaves nothing of a tile.
@@ -29,9 +31,11 @@ class Traits:
 
     size_multiple: int = 1
     smallest_side: int = 1
+    square: bool = False
     tile_size: int = 0
     tile_overlap: float = 0.1
     pixel_range: tuple[float, float] = (0.0, 1.0)
+    scale: int | None = None
 
     def __post_init__(self) -> None:
         if self.size_multiple < 1 or self.smallest_side < 1:
@@ -42,6 +46,15 @@ class Traits:
             raise ValueError(
                 f'tile_size is 0 or more and tile_overlap in [0, 1), not {self.tile_size} and {self.tile_overlap}'
             )
+
+    def padding(self, height: int, width: int) -> tuple[int, int]:
+        """(rows below, columns to the right) that an input of this size lacks."""
+        sides = [
+            -(-max(side, self.smallest_side) // self.size_multiple) * self.size_multiple for side in (height, width)
+        ]
+        if self.square:
+            sides = [max(sides)] * 2
+        return sides[0] - height, sides[1] - width
 
 
 def traits_of(net: nn.Module, options: Mapping | None = None) -> Traits:
@@ -67,6 +80,13 @@ def traits_of(net: nn.Module, options: Mapping | None = None) -> Traits:
     if window is None:
         window = (options or {}).get('window_size')
     return Traits() if window is None else Traits(size_multiple=_largest(window))
+
+
+def scale_of(net: nn.Module) -> int | None:
+    """Output pixels per input pixel along a side, as the traits or an attribute `upscale` or `scale` say; or None."""
+    said = (getattr(net, 'traits', None), getattr(net, 'upscale', None), getattr(net, 'scale', None))
+    numbers = [getattr(said[0], 'scale', None), *said[1:]]
+    return next((number for number in numbers if isinstance(number, int) and not isinstance(number, bool)), None)
 
 
 def _largest(window: Any) -> int:

@@ -4,7 +4,7 @@ import pytest
 from torch import nn
 
 from basicsr.archs.mambair_arch import MambaIR
-from basicsr.archs.traits import Traits, traits_of
+from basicsr.archs.traits import Traits, scale_of, traits_of
 
 
 class Windowed(nn.Module):
@@ -52,3 +52,29 @@ def test_traits_that_are_none():
         Traits(size_multiple=0)
     with pytest.raises(ValueError, match=r'tile_overlap in \[0, 1\), not 0 and 1'):
         Traits(tile_overlap=1)
+
+
+@pytest.mark.parametrize(
+    ('traits', 'size', 'lacks'),
+    [
+        (Traits(), (5, 7), (0, 0)),
+        (Traits(size_multiple=8), (5, 16), (3, 0)),
+        (Traits(size_multiple=8, smallest_side=12), (5, 17), (11, 7)),
+        (Traits(size_multiple=8, square=True), (5, 17), (19, 7)),
+        (Traits(smallest_side=16), (40, 3), (0, 13)),
+    ],
+)
+def test_what_an_input_lacks(traits, size, lacks):
+    assert traits.padding(*size) == lacks
+
+
+def test_scales():
+    net = Windowed(8)
+    assert scale_of(net) is None
+    net.scale = 3
+    assert scale_of(net) == 3
+    net.upscale = nn.Conv2d(3, 3, 1)
+    assert scale_of(net) == 3, 'a layer called upscale is no number'
+    net.traits = Traits(scale=2)
+    assert scale_of(net) == 2
+    assert scale_of(MambaIR(embed_dim=30, depths=[1], d_state=1, upscale=4, upsampler='pixelshuffle')) == 4
