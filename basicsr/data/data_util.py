@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from basicsr.data.degradations import GREY_TASKS
+from basicsr.data.tasks import GREY_TASKS
 from basicsr.utils.file_client import FileClient
 from basicsr.utils.img_util import imfrombytes
 from basicsr.utils.lmdb_util import lmdb_keys

@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms.functional import normalize
 
 from basicsr.data.data_util import check_image_options, find_pairs, find_pictures, make_file_client, read_image
-from basicsr.data.degradations import GREY_TASKS, add_gaussian_noise, compress_jpeg, makes_lq
+from basicsr.data.tasks import GREY_TASKS, add_unclipped_noise, compress_jpeg, makes_lq
 from basicsr.data.transforms import augment, paired_random_crop
 from basicsr.utils.color_util import bgr2ycbcr
 from basicsr.utils.img_util import img2tensor
@@ -80,7 +80,7 @@ class PairedImageDataset(Dataset):
             gt, lq = paired_random_crop(gt, lq, self.opt['gt_size'], self.scale, gt_path)
             gt, lq = augment([gt, lq], bool(self.opt.get('use_hflip')), bool(self.opt.get('use_rot')))
         if self.makes_lq and self.opt['task'] != 'CAR':  # after the crop: noise of a patch costs less
-            lq = add_gaussian_noise(gt, self.opt['noise'], None if self.training else 0)
+            lq = add_unclipped_noise(gt, self.opt['noise'], None if self.training else 0)
         if self.opt.get('color') == 'y':
             gt, lq = bgr2ycbcr(gt, y_only=True)[..., None], bgr2ycbcr(lq, y_only=True)[..., None]
         gt, lq = img2tensor([gt, lq])

@@ -12,7 +12,7 @@ from basicsr.data.data_util import (
     make_file_client,
     read_image,
 )
-from basicsr.data.degradations import GREY_TASKS
+from basicsr.data.tasks import GREY_TASKS
 from basicsr.utils.color_util import bgr2ycbcr
 from basicsr.utils.img_util import img2tensor
 from basicsr.utils.registry import DATASET_REGISTRY
