@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+import logging
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
+from torch.nn.functional import grid_sample, interpolate
 from torch.nn.init import trunc_normal_
+from torchvision.ops import DeformConv2d, deform_conv2d
 
 __all__ = [
+    'DCNv2Pack',
     'ResidualBlockNoBN',
     'Upsample',
     'default_init_weights',
+    'flow_warp',
     'make_layer',
     'pixel_unshuffle',
+    'resize_flow',
+    'to_1tuple',
     'to_2tuple',
+    'to_3tuple',
+    'to_4tuple',
+    'to_ntuple',
     'trunc_normal_',
 ]
+
+_LARGE_OFFSET = 50
 
 
 class Upsample(nn.Sequential):
@@ -99,6 +114,121 @@ def pixel_unshuffle(x: Tensor, scale: int) -> Tensor:
     return nn.functional.pixel_unshuffle(x, scale)
 
 
-def to_2tuple(value: Any) -> tuple:
-    """A pair: `value` twice, unless it is a sequence."""
-    return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value, value)
+def to_ntuple(n: int) -> Callable[[Any], tuple]:
+    """A function that makes a tuple: of a value `n` times that value, of a sequence its items."""
+
+    def to_tuple(value: Any) -> tuple:
+        return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,) * n
+
+    return to_tuple
+
+
+to_1tuple, to_2tuple, to_3tuple, to_4tuple = map(to_ntuple, (1, 2, 3, 4))
+
+
+def flow_warp(
+    x: Tensor, flow: Tensor, interp_mode: str = 'bilinear', padding_mode: str = 'zeros', align_corners: bool = True
+) -> Tensor:
+    """Look up each pixel of (N, C, H, W) where `flow` points.
+
+    Args:
+        x: (N, C, H, W).
+        flow: (N, H, W, 2); how many pixels to the right and downwards.
+        interp_mode: 'bilinear' or 'nearest'.
+        padding_mode: What lies outside: 'zeros', 'border' or 'reflection'.
+        align_corners: Whether -1 and 1 are the centres of the corner pixels, or the corners of the picture.
+
+    Returns:
+        (N, C, H, W).
+
+    Raises:
+        ValueError: Sizes differ.
+    """
+    height, width = x.shape[-2:]
+    if flow.shape[1:3] != x.shape[-2:]:
+        raise ValueError(f'the flow is for pictures of {tuple(flow.shape[1:3])}, not of {(height, width)}')
+    rows = torch.arange(height, device=x.device, dtype=x.dtype)
+    columns = torch.arange(width, device=x.device, dtype=x.dtype)
+    places = torch.stack(torch.meshgrid(columns, rows, indexing='xy'), 2) + flow
+    grid = 2 * places / places.new_tensor([max(width - 1, 1), max(height - 1, 1)]) - 1
+    return grid_sample(x, grid, interp_mode, padding_mode, align_corners)
+
+
+def resize_flow(
+    flow: Tensor,
+    size_type: Literal['ratio', 'shape'],
+    sizes: Sequence[float],
+    interp_mode: str = 'bilinear',
+    align_corners: bool = False,
+) -> Tensor:
+    """Resize a flow, and its vectors with it: (N, 2, H, W) -> (N, 2, H', W').
+
+    Args:
+        flow: (N, 2, H, W), to the right and downwards.
+        size_type: Whether `sizes` are factors or pixels.
+        sizes: Of height and width.
+        interp_mode: A mode of `torch.nn.functional.interpolate`.
+        align_corners: As there.
+
+    Raises:
+        ValueError: Another `size_type`.
+    """
+    height, width = flow.shape[-2:]
+    if size_type not in ('ratio', 'shape'):
+        raise ValueError(f"size_type is 'ratio' or 'shape', not {size_type!r}")
+    scaled = (int(height * sizes[0]), int(width * sizes[1])) if size_type == 'ratio' else (int(sizes[0]), int(sizes[1]))
+    factors = flow.new_tensor([scaled[1] / width, scaled[0] / height]).view(1, 2, 1, 1)
+    return interpolate(flow * factors, scaled, mode=interp_mode, align_corners=align_corners)
+
+
+class DCNv2Pack(DeformConv2d):
+    """Modulated deformable convolution of `x`, whose offsets and masks a convolution of `feat` gives.
+
+    Zhu et al., "Deformable ConvNets v2", CVPR 2019. It begins as a plain convolution at half strength.
+
+    Args:
+        in_channels: Channels of `x` and of `feat`.
+        out_channels: Channels of the output.
+        kernel_size, stride, padding, dilation, groups, bias: As of `torch.nn.Conv2d`.
+        deformable_groups: Groups of channels that are deformed alike.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
+        groups: int = 1,
+        deformable_groups: int = 1,
+        bias: bool = True,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
+        self.deformable_groups = deformable_groups
+        offsets = 3 * deformable_groups * math.prod(self.kernel_size)
+        self.conv_offset = nn.Conv2d(in_channels, offsets, self.kernel_size, stride, padding, dilation)
+        nn.init.zeros_(self.conv_offset.weight)
+        nn.init.zeros_(self.conv_offset.bias)
+
+    def forward(self, x: Tensor, feat: Tensor) -> Tensor:
+        first, second, mask = self.conv_offset(feat).chunk(3, 1)
+        offset = torch.cat((first, second), 1)
+        size = offset.detach().abs().mean().item()
+        if size > _LARGE_OFFSET:
+            logging.getLogger('basicsr').warning('Offsets of a deformable convolution average %.0f pixels', size)
+        return deform_conv2d(
+            x, offset, self.weight, self.bias, self.stride, self.padding, self.dilation, mask.sigmoid()
+        )
+
+
+def upsample_factor(weights: Mapping[str, Tensor], prefix: str = 'upsample') -> int:
+    """Scale of an `Upsample` whose weights have names that begin with `prefix`."""
+    convs = [weights[name] for name in weights if re.match(rf'{re.escape(prefix)}\.\d+\.weight$', name)]
+    return math.prod(math.isqrt(conv.shape[0] // conv.shape[1]) for conv in convs)
+
+
+def count_numbers(weights: Mapping[str, Tensor], pattern: str) -> int:
+    """How many different numbers the group of `pattern` matches at the beginning of names: blocks of `body`, say."""
+    return len({match[1] for name in weights if (match := re.match(pattern, name))})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,28 +16,12 @@ from torch.nn.functional import silu
 from torch.utils.checkpoint import checkpoint
 from torchvision.ops import StochasticDepth
 
-from basicsr.archs.arch_util import Upsample
+from basicsr.archs.arch_util import Upsample, upsample_factor
+from basicsr.archs.ignored import near_misses, warn_of_ignored
+from basicsr.archs.rcan_arch import ChannelAttention
 from basicsr.archs.traits import Traits
 from basicsr.ops.selective_scan import selective_scan
 from basicsr.utils.registry import ARCH_REGISTRY
-
-
-class ChannelAttention(nn.Module):
-    """Scale each channel of (N, C, H, W) by a function of the channels' means."""
-
-    def __init__(self, num_feat: int, squeeze_factor: int = 16) -> None:
-        super().__init__()
-        squeezed = num_feat // squeeze_factor
-        self.attention = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1),
-            nn.Conv2d(num_feat, squeezed, 1),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(squeezed, num_feat, 1),
-            nn.Sigmoid(),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.attention(x)
 
 
 class CAB(nn.Module):
@@ -236,11 +220,10 @@ def _residual_conv(dim: int, resi_connection: str) -> nn.Module:
 
 def _upsampling(weights: dict[str, Tensor], in_chans: int) -> tuple[str, int]:
     """Upsampler and scale that give weights of these names and shapes."""
-    convs = [weights[name] for name in weights if re.match(r'upsample\.\d+\.weight$', name)]
     if 'conv_before_upsample.0.weight' in weights:
-        return 'pixelshuffle', math.prod(math.isqrt(conv.shape[0] // conv.shape[1]) for conv in convs)
-    if convs:
-        return 'pixelshuffledirect', math.isqrt(convs[0].shape[0] // in_chans)
+        return 'pixelshuffle', upsample_factor(weights)
+    if 'upsample.0.weight' in weights:
+        return 'pixelshuffledirect', math.isqrt(weights['upsample.0.weight'].shape[0] // in_chans)
     return '', 1
 
 
@@ -250,7 +233,7 @@ class MambaIR(nn.Module):
 
     Args:
         img_size: Side of the training patches; kept for its place in option files, any size runs.
-        patch_size: 1; a patch is a pixel.
+        patch_size: Ignored, with a warning where it is not 1, as by the authors' class: a patch is a pixel.
         in_chans: Channels of input and output.
         embed_dim: Channels C of the features; at least 30, which channel attention divides by.
         depths: Blocks of each residual group.
@@ -266,9 +249,11 @@ class MambaIR(nn.Module):
         upsampler: 'pixelshuffle' (classical SR), 'pixelshuffledirect' (lightweight SR), or '' (denoising).
         resi_connection: '1conv' or '3conv'.
         scan_backend: Backend of the selective scan; None chooses the best that works.
+        **kwargs: Taken and ignored, with a warning, as by the authors' class: window_size, num_heads, interval.
 
     Raises:
-        ValueError: An upsampler or residual connection that is unknown, a patch size other than 1, too few channels.
+        ValueError: An upsampler or residual connection that is unknown, too few channels, or what is nearly the name
+            of an argument.
     """
 
     not_in_weights = ('img_range',)
@@ -307,6 +292,11 @@ class MambaIR(nn.Module):
         kind = kinds.get(options.get('upsampler') or '')
         return f'{kind} super-resolution x{options["upscale"]}' if kind else 'denoising or compression artefacts'
 
+    @classmethod
+    def check_options(cls, given: dict) -> Iterator[tuple[str, str]]:
+        """Mistakes that types do not show, for the check of option files."""
+        return near_misses(cls, given)
+
     def __init__(
         self,
         img_size: int | Sequence[int] = 64,
@@ -326,12 +316,12 @@ class MambaIR(nn.Module):
         upsampler: str = '',
         resi_connection: str = '1conv',
         scan_backend: str | None = None,
+        **kwargs: object,
     ) -> None:
         super().__init__()
+        warn_of_ignored(MambaIR, {**kwargs, **({'patch_size': patch_size} if patch_size != 1 else {})})
         if upsampler not in ('pixelshuffle', 'pixelshuffledirect', '', None):
             raise ValueError(f"upsampler is 'pixelshuffle', 'pixelshuffledirect' or '' (denoising), not {upsampler!r}")
-        if patch_size != 1:
-            raise ValueError(f'patch_size must be 1, not {patch_size}: a patch is a pixel')
         if embed_dim < 30:
             raise ValueError(f'embed_dim must be at least 30, which channel attention divides by; it is {embed_dim}')
         self.img_size, self.upscale, self.img_range, self.upsampler = img_size, upscale, img_range, upsampler

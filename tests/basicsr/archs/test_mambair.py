@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from basicsr.archs import build_network
+from basicsr.archs.ignored import _warn
 from basicsr.archs.mambair_arch import MambaIR
 from basicsr.ops.selective_scan import available_backends
 from tests.recipe import batch, fill
@@ -96,7 +97,7 @@ def test_initial_steps_lie_in_their_range():
         ({'upsampler': 'nearest+conv'}, 'nearest'),
         ({'resi_connection': '2conv'}, '2conv'),
         ({'embed_dim': 16}, 'at least 30'),
-        ({'patch_size': 4}, 'patch_size'),
+        ({'drop_rates': 0.1}, "no argument 'drop_rates'; did you mean 'drop_rate'"),
         ({'upsampler': 'pixelshuffle', 'upscale': 5}, 'scale 5'),
     ],
 )
@@ -111,3 +112,17 @@ def test_options_build_it_and_name_what_it_does_not_take():
         build_network({'type': 'MambaIR', 'embed_dimm': 30})
     with pytest.raises(KeyError, match=r"'MambaIRR'; did you mean 'MambaIR'.*Bicubic"):
         build_network({'type': 'MambaIRR'})
+
+
+def test_what_the_authors_class_ignores_is_ignored_and_said_once(logged):
+    ignored = {'patch_size': 8, 'window_size': 16, 'num_heads': [6, 6], 'interval': 4, 'anything': None}
+    _warn.cache_clear()
+    x = torch.rand(1, 3, 6, 6)
+    plain = small()(x)
+    for _ in range(2):
+        assert torch.equal(small(**ignored)(x), plain)
+    assert logged.warnings() == [
+        'MambaIR ignores what it has no use for: anything, interval, num_heads, patch_size, window_size'
+    ]
+    small(patch_size=1)
+    assert len(logged.warnings()) == 1

@@ -1,0 +1,148 @@
+"""RCAN, the residual channel attention network, with BasicSR's arguments and names of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from basicsr.archs.arch_util import Upsample, count_numbers, make_layer, upsample_factor
+from basicsr.archs.edsr_arch import MeanShifted
+from basicsr.utils.registry import ARCH_REGISTRY
+
+
+class ChannelAttention(nn.Module):
+    """Scale each channel of (N, C, H, W) by a function of the channels' means (section 3.3, equations 5 to 9).
+
+    Args:
+        num_feat: Channels C.
+        squeeze_factor: Channels per channel of the bottleneck.
+    """
+
+    def __init__(self, num_feat: int, squeeze_factor: int = 16) -> None:
+        super().__init__()
+        squeezed = num_feat // squeeze_factor
+        self.attention = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(num_feat, squeezed, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(squeezed, num_feat, 1),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.attention(x)
+
+
+class RCAB(nn.Module):
+    """Residual channel attention block: x + res_scale * attention(conv(relu(conv(x)))) on (N, num_feat, H, W)."""
+
+    def __init__(self, num_feat: int, squeeze_factor: int = 16, res_scale: float = 1) -> None:
+        super().__init__()
+        self.res_scale = res_scale
+        self.rcab = nn.Sequential(
+            nn.Conv2d(num_feat, num_feat, 3, 1, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(num_feat, num_feat, 3, 1, 1),
+            ChannelAttention(num_feat, squeeze_factor),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rcab(x) * self.res_scale + x
+
+
+class ResidualGroup(nn.Module):
+    """`num_block` blocks and a convolution, with a skip around them, on (N, num_feat, H, W)."""
+
+    def __init__(self, num_feat: int, num_block: int, squeeze_factor: int = 16, res_scale: float = 1) -> None:
+        super().__init__()
+        self.residual_group = make_layer(
+            RCAB, num_block, num_feat=num_feat, squeeze_factor=squeeze_factor, res_scale=res_scale
+        )
+        self.conv = nn.Conv2d(num_feat, num_feat, 3, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(self.residual_group(x)) + x
+
+
+@ARCH_REGISTRY.register()
+class RCAN(MeanShifted):
+    """Residual groups of blocks with channel attention, then sub-pixel convolutions.
+
+    (N, num_in_ch, H, W) -> (N, num_out_ch, H * upscale, W * upscale). Zhang et al., "Image Super-Resolution Using Very
+    Deep Residual Channel Attention Networks", ECCV 2018.
+
+    Args:
+        num_in_ch: Channels of the input.
+        num_out_ch: Channels of the output; those of the input.
+        num_feat: Channels within.
+        num_group: Residual groups.
+        num_block: Blocks of a group.
+        squeeze_factor: Channels per channel of the attention's bottleneck.
+        upscale: A power of two, or 3.
+        res_scale: Weight of a block's branch.
+        img_range: Range of the values within: 255.0, or 1.0.
+        rgb_mean: Mean of each channel, taken off before and added after.
+
+    Raises:
+        ValueError: A scale that is neither, channels without a mean, or fewer of them than `squeeze_factor`.
+    """
+
+    not_in_weights = ('res_scale', 'img_range', 'rgb_mean')
+
+    @staticmethod
+    def options_from_weights(weights: dict[str, Tensor]) -> dict | None:
+        """Arguments that give weights of these names and shapes, see `basicsr.archs.from_weights`."""
+        squeeze = weights.get('body.0.residual_group.0.rcab.3.attention.1.weight')
+        if squeeze is None:
+            return None
+        num_feat, num_in_ch = weights['conv_first.weight'].shape[:2]
+        return {
+            'num_in_ch': num_in_ch,
+            'num_out_ch': weights['conv_last.weight'].shape[0],
+            'num_feat': num_feat,
+            'num_group': count_numbers(weights, r'body\.(\d+)\.'),
+            'num_block': count_numbers(weights, r'body\.0\.residual_group\.(\d+)\.'),
+            'squeeze_factor': num_feat // squeeze.shape[0],
+            'upscale': upsample_factor(weights),
+        }
+
+    @staticmethod
+    def task(options: dict) -> str:
+        """What a network with these options is for."""
+        return f'super-resolution x{options["upscale"]}'
+
+    def __init__(
+        self,
+        num_in_ch: int = 3,
+        num_out_ch: int = 3,
+        num_feat: int = 64,
+        num_group: int = 10,
+        num_block: int = 16,
+        squeeze_factor: int = 16,
+        upscale: int = 4,
+        res_scale: float = 1,
+        img_range: float = 255.0,
+        rgb_mean: Sequence[float] = (0.4488, 0.4371, 0.4040),
+    ) -> None:
+        super().__init__(num_in_ch, num_out_ch, img_range, rgb_mean)
+        if not 1 <= squeeze_factor <= num_feat:
+            raise ValueError(f'squeeze_factor is 1 to num_feat, which is {num_feat}; not {squeeze_factor}')
+        self.upscale = upscale
+        self.conv_first = nn.Conv2d(num_in_ch, num_feat, 3, 1, 1)
+        self.body = make_layer(
+            ResidualGroup,
+            num_group,
+            num_feat=num_feat,
+            num_block=num_block,
+            squeeze_factor=squeeze_factor,
+            res_scale=res_scale,
+        )
+        self.conv_after_body = nn.Conv2d(num_feat, num_feat, 3, 1, 1)
+        self.upsample = Upsample(upscale, num_feat)
+        self.conv_last = nn.Conv2d(num_feat, num_out_ch, 3, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.conv_first(self.shifted(x))
+        features = self.conv_after_body(self.body(features)) + features
+        return self.unshifted(self.conv_last(self.upsample(features)))
