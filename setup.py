@@ -1,3 +1,4 @@
+import runpy
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -12,7 +13,7 @@ TEST = ['pytest>=7.4', 'pytest-xdist>=3.5', 'hypothesis>=6.80', *EXTRAS['lmdb'],
 
 setup(
     name='layer-decomposition-training',
-    version='0.1.0',
+    version=runpy.run_path(str(ROOT / 'basicsr' / 'version.py'))['__version__'],
     description='Layer-Decomposition Training: networks that hold up on domains they never saw; MambaIR on any machine',
     long_description=(ROOT / 'README.md').read_text(),
     long_description_content_type='text/markdown',

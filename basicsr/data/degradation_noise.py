@@ -1,7 +1,7 @@
 """Gaussian noise, Poisson noise and JPEG compression of NumPy pictures, drawn on NumPy's global numbers.
 
-Pictures are float32 in [0, 1], (h, w, c); where Poisson noise is grey and for JPEG, c is 3 and the order BGR. Grey noise is
-the same in all channels. `clip` keeps results in [0, 1]; `rounds` rounds them to multiples of 1/255.
+Pictures are float32 in [0, 1], (h, w, c); where Poisson noise is grey, and for JPEG, c is 3 and the order BGR. Grey
+noise is the same in all channels. `clip` keeps results in [0, 1]; `rounds` rounds them to multiples of 1/255.
 """
 
 from __future__ import annotations
