@@ -513,8 +513,9 @@ def test_shipped_files_name_the_schema_for_editors():
         assert schema.resolve() == ROOT / 'docs' / 'options.schema.json', file
 
 
-def test_the_readmes_mistakes_are_what_comes_out():
-    example = re.search(r'```\n\$ python (Train_pip.py .*)\n((?:.*\n)*?)```', (ROOT / 'README.md').read_text())
+def test_the_mistakes_on_the_page_are_what_comes_out():
+    page = (ROOT / 'docs' / 'option_files.md').read_text()
+    example = re.search(r'```\n\$ python (Train_pip.py .*)\n((?:.*\n)*?)```', page)
     done = subprocess.run(
         [sys.executable, *example[1].split()], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
     )
