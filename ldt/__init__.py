@@ -1,8 +1,8 @@
 """Layer-Decomposition Training (LDT) for any `torch.nn.Module` and any loss.
 
 Score every layer by how much its gradient varies over samples, split the layers into stable and unstable, train the
-two groups in two cross-frozen branches that exchange weights by moving averages, and use the averaged half of each
-branch as one ordinary network.
+two groups in two cross-frozen branches that exchange weights through moving averages, and use the averaged half of
+each branch as one ordinary network.
 
 Source: "LDT: Layer-Decomposition Training Makes Networks More Generalizable", ICLR 2026.
 
@@ -13,27 +13,44 @@ Source: "LDT: Layer-Decomposition Training Makes Networks More Generalizable", I
 
 from .alternating import AlternatingDecomposition
 from .base import Decomposition
+from .criteria import CRITERIA, Criterion, register_criterion
 from .decomposition import LayerDecomposition
-from .exchange import MovingAverage, Pace, decay_of, dynamic_decay, fixed_decay, paces, time_constants
+from .exchange import (
+    MovingAverage,
+    Pace,
+    TimeConstantStats,
+    decay_from_time_constants,
+    decay_of,
+    dynamic_decay,
+    fixed_decay,
+    paces,
+    time_constant_stats,
+    time_constants,
+)
 from .layers import GRANULARITIES, layers_of
 from .partition import Partition
-from .scores import CRITERIA, GradientStatistics, score_layers
+from .scores import GradientStatistics, score_layers
 
 __all__ = [
     'CRITERIA',
     'GRANULARITIES',
     'AlternatingDecomposition',
+    'Criterion',
     'Decomposition',
     'GradientStatistics',
     'LayerDecomposition',
     'MovingAverage',
     'Pace',
     'Partition',
+    'TimeConstantStats',
+    'decay_from_time_constants',
     'decay_of',
     'dynamic_decay',
     'fixed_decay',
     'layers_of',
     'paces',
+    'register_criterion',
     'score_layers',
+    'time_constant_stats',
     'time_constants',
 ]

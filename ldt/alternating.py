@@ -13,33 +13,33 @@ from .exchange import LOW_PRECISION
 from .partition import Partition
 
 _PIECE = 1 << 22
-"""Entries that are on their way between the network and the values that wait, at most: 16 MB of float32."""
+"""How many entries are moved between the network and the waiting values at a time, at most: 16 MB of float32."""
 
 
 class AlternatingDecomposition(Decomposition):
-    """`LayerDecomposition` with one network on the device, which is the primary and the auxiliary by turns.
+    """`LayerDecomposition` with one network on the device, which is the primary and the auxiliary in turn.
 
-    Of the two values of a layer one is in the network, and the other waits in CPU memory (pinned, where the network is
-    on a CUDA device). In the primary's turn the stable layers have their trained values and are trained, among
-    unstable layers that have their averages; in the auxiliary's turn it is the other way round. A turn lasts
-    `alternate_every` iterations. At its end the averages of the group that was trained move towards it (the exchange),
-    and all values change places, piece by piece: there is never a second network on the device.
+    One of the two values of a layer is in the network, the other waits in CPU memory (pinned if the network is on a
+    CUDA device). In the primary's turn, the stable layers hold their trained values and are trained, among unstable
+    layers that hold their averages; in the auxiliary's turn it is the other way round. A turn lasts `alternate_every`
+    iterations. At its end, the averages of the group that was trained move towards it (the exchange), and all values
+    change places, piece by piece: there is never a second network on the device.
 
         net = AlternatingDecomposition(model, partition, decay)
         optimizer = torch.optim.Adam(net.trainable_parameters())
 
-    and the rest as with `LayerDecomposition`. `branches()` yields the one branch that is in turn. One optimizer holds
-    all parameters; those of the group that is not in turn have no gradient, so that `torch.optim` leaves them and
+    and the rest as with `LayerDecomposition`. `branches()` yields the one branch whose turn it is. One optimizer holds
+    all parameters; those of the group whose turn it is not have no gradient, so that `torch.optim` leaves them and
     their moments alone.
 
     Both branches share the buffers, such as batch statistics: see `composite()`.
 
     Args:
         model: The network, which becomes the first branch: it is trained itself, not a copy. Move it to its device
-            first. Parameters with `requires_grad=False` stay frozen.
+            before. Parameters with `requires_grad=False` stay frozen.
         partition: The groups; must name exactly the trainable parameters.
         decay: W by name, each in [0, 1).
-        alternate_every: Iterations of a turn. Each layer is exchanged once in two turns.
+        alternate_every: Iterations per turn. Each layer is exchanged once every two turns.
 
     Attributes:
         turn: 'primary' or 'auxiliary'.
@@ -61,7 +61,7 @@ class AlternatingDecomposition(Decomposition):
 
     @torch.no_grad()
     def _wait(self) -> None:
-        """Set up the values that wait, and the float32 averages of low-precision layers, as copies of the network's."""
+        """Set up the waiting values, and the float32 averages of low-precision layers, as copies of the network's."""
         parameters = self._parameters()
         names = [*self.partition.stable, *self.partition.unstable]
         self._waiting = {name: _like(parameters[name]).copy_(parameters[name]) for name in names}
@@ -75,7 +75,7 @@ class AlternatingDecomposition(Decomposition):
         return dict(self.network.named_parameters())
 
     def _groups(self) -> tuple[list[str], list[str]]:
-        """The layers that are trained in this turn, and the others."""
+        """The layers trained in this turn, and the others."""
         stable, unstable = self.partition.stable, self.partition.unstable
         return (stable, unstable) if self.turn == 'primary' else (unstable, stable)
 
@@ -88,7 +88,7 @@ class AlternatingDecomposition(Decomposition):
 
     @property
     def exchange_every(self) -> int:
-        """Iterations from one exchange of a layer to the next: two turns."""
+        """Iterations between two exchanges of a layer: two turns."""
         return 2 * self.alternate_every
 
     @property
@@ -96,13 +96,13 @@ class AlternatingDecomposition(Decomposition):
         return (self.turn,)
 
     def branches(self) -> Iterator[Callable]:
-        """Yield the branch that is in turn."""
+        """Yield the branch whose turn it is."""
         yield self._callables[self.turn]
 
     def wrap(self, wrapper: Callable[[nn.Module], Callable]) -> None:
-        """Let `branches()` yield `wrapper(network)`, made once in the configuration of each branch.
+        """Let `branches()` yield `wrapper(network)`, which is called once per branch, with its layers frozen.
 
-        DistributedDataParallel, for one, expects gradients of the layers that are trained in that configuration.
+        DistributedDataParallel, for instance, then expects gradients of the layers which that branch trains.
         """
         now = self.turn
         for self.turn in ('primary', 'auxiliary'):
@@ -131,10 +131,10 @@ class AlternatingDecomposition(Decomposition):
 
     @torch.no_grad()
     def _change_places(self, names: Iterable[str], average: bool = False) -> None:
-        """Let the values of these layers in the network and those that wait change places.
+        """Swap the values of these layers in the network with those that wait.
 
-        With `average`, those that wait are averages, and move towards the network's before. Copies to and from pinned
-        memory wait for nothing: they are in the order of the device's stream.
+        With `average`, those that wait are averages, and move towards the network's first. Copies to and from pinned
+        memory do not block: the device's stream keeps them in order.
         """
         parameters = self._parameters()
         for name in names:
@@ -156,11 +156,11 @@ class AlternatingDecomposition(Decomposition):
         return {name: self._waiting[name] for name in self._groups()[0]}
 
     def _copied(self, tensor: Tensor) -> Tensor:
-        """A copy in CPU memory: the device has no room for a second network."""
+        """Copy to CPU memory: the device has no room for a second network."""
         return tensor.detach().to('cpu', copy=True)
 
     def _finish_copies(self) -> None:
-        """Wait until what waits in CPU memory has arrived there."""
+        """Block until the copies to CPU memory are complete."""
         for device in {parameter.device for parameter in self.network.parameters() if parameter.is_cuda}:
             torch.cuda.synchronize(device)
 
@@ -170,7 +170,7 @@ class AlternatingDecomposition(Decomposition):
         self._train_group()
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a run needs to go on: the network, the values that wait, the partition, the decays, turn and step.
+        """All that a run needs to continue: the network, the waiting values, the partition, the decays, turn and step.
 
         Tensors are not copied.
         """
@@ -187,11 +187,11 @@ class AlternatingDecomposition(Decomposition):
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict()` returned, also within a turn; its decays and interval replace this one's.
+        """Continue from what `state_dict()` returned, even in mid-turn, with its decays and its interval.
 
         Raises:
-            ValueError: The state has another partition, so that an optimizer made for this one would not fit, or is
-                that of another class.
+            ValueError: The state has another partition, so that an optimizer made for this one would not fit, or
+                another class saved it.
         """
         self._refuse_inside_composite('load_state_dict')
         self._load_common_state(state, needed='waiting')
@@ -205,14 +205,14 @@ class AlternatingDecomposition(Decomposition):
 
 
 def _like(parameter: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """CPU memory for a tensor like this one, pinned where it comes from a CUDA device."""
+    """An empty tensor like this one in CPU memory, pinned if this one is on a CUDA device."""
     return torch.empty_like(parameter, dtype=dtype, device='cpu', pin_memory=parameter.is_cuda, requires_grad=False)
 
 
 def _pieces(
     parameter: Tensor, waiting: Tensor, precise: Tensor | None
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-    """Views of the same rows of each, few enough for `_PIECE`; None where `precise` is."""
+    """Yield views of the same rows of each, of at most about `_PIECE` entries; None if `precise` is None."""
     parameter = parameter.detach()
     if parameter.numel() <= _PIECE:
         yield parameter, waiting, precise

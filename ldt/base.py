@@ -1,4 +1,4 @@
-"""What both decompositions share: a training loop that is written for one runs with the other."""
+"""What the two decompositions share: a training loop written for one also runs with the other."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .layers import listing
+from .layers import format_names
 from .partition import Partition
-from .restore import modes_and_buffers_restored
+from .restore import preserve_modes_and_buffers
 
 
 class Decomposition(ABC):
-    """Two values of every layer, a trained and an averaged one, in the primary's and the auxiliary's configuration.
+    """A trained and an averaged value of every layer, arranged as a primary and an auxiliary branch.
 
     The primary trains the stable layers among averaged unstable ones, the auxiliary the unstable layers among averaged
-    stable ones. Subclasses say where the values lie and when each configuration has its turn.
+    stable ones. Subclasses define where the values are stored and when each branch trains.
 
     Attributes:
         partition: The groups.
         decay: W by name, each in [0, 1).
         steps: Iterations so far.
         network: The module that `composite()` lends.
-        exchange_every: Iterations from one exchange of a layer to the next: what its time constant counts in.
-        branch_names: Of 'primary' and 'auxiliary', what `branches()` yields now.
+        exchange_every: Iterations between two exchanges of a layer; time constants follow from it.
+        branch_names: The names of what `branches()` yields now: 'primary', 'auxiliary', or both.
     """
 
     network: nn.Module
@@ -44,32 +44,32 @@ class Decomposition(ABC):
     @property
     @abstractmethod
     def interval(self) -> int:
-        """Iterations from one call of `exchange()` to the next."""
+        """Iterations between two calls of `exchange()`."""
 
     @abstractmethod
     def branches(self) -> Iterator[Callable]:
-        """Yield what is to be run on the batch in hand; back-propagate each before the next runs."""
+        """Yield the branches to run on the current batch; back-propagate through each before running the next."""
 
     @abstractmethod
     def wrap(self, wrapper: Callable[[nn.Module], Callable]) -> None:
-        """Let `branches()` yield `wrapper(branch)`: DistributedDataParallel or torch.compile, for two."""
+        """Let `branches()` yield `wrapper(branch)`; the wrapper may be DistributedDataParallel or torch.compile."""
 
     @abstractmethod
     def trainable_parameters(self) -> list[nn.Parameter]:
-        """The parameters that an optimizer steps: the stable, then the unstable ones, in the partition's order."""
+        """The parameters for the optimizer: the stable ones, then the unstable ones, in the partition's order."""
 
     @abstractmethod
     def train(self, mode: bool = True) -> Decomposition:
-        """Put the network, or both branches, into training mode."""
+        """Put the network, or both branches, into training or evaluation mode."""
 
     @abstractmethod
     def exchange(self) -> None:
         """Move averaged layers towards their trained twins."""
 
     def step(self) -> bool:
-        """Count an iteration, after the optimizer's step; exchange when due, and say whether it was.
+        """Count an iteration after the optimizer's step, exchange if that is due, and return whether it was.
 
-        After an optimizer step that was skipped, do not call it.
+        Do not call it after a skipped optimizer step.
         """
         self._refuse_inside_composite('step')
         self.steps += 1
@@ -83,12 +83,13 @@ class Decomposition(ABC):
         """Lend the composite network, in evaluation mode: the averaged value of every layer.
 
         It is `network`, which gets its own weights, buffers and modes back at the end of the block; no network is
-        copied. One with batch statistics recomputes them inside the block, and is saved there too:
+        copied. Not re-entrant. Recompute the batch statistics of a network that has some inside the block, and save it
+        there too:
         `torch.optim.swa_utils.update_bn(loader, model)`, then `model.state_dict()`.
         """
         if self._inside_composite:
             raise ValueError('composite() is already in use: leave its `with` block first')
-        with modes_and_buffers_restored(self.network):
+        with preserve_modes_and_buffers(self.network):
             self._toggle_composite()
             self._inside_composite = True
             try:
@@ -99,12 +100,12 @@ class Decomposition(ABC):
 
     @abstractmethod
     def _toggle_composite(self) -> None:
-        """Exchange the trained values in `network` for their averages, or the other way round."""
+        """Swap the trained values in `network` with their averages, or back."""
 
     def composite_state_dict(self) -> OrderedDict[str, Tensor]:
-        """State dict of the composite network: copies, in the order and under the names of the original network's.
+        """State dict of the composite network: copies, with the names and in the order of the original network's.
 
-        Buffers are those of `network`. For one with batch statistics see `composite()`.
+        Buffers are those of `network`; for batch statistics see `composite()`.
         """
         averages = {} if self._inside_composite else self._averages_elsewhere()
         # Tied weights have one name among the parameters and several in the state dict.
@@ -117,34 +118,36 @@ class Decomposition(ABC):
 
     @abstractmethod
     def _averages_elsewhere(self) -> dict[str, Tensor]:
-        """The averages of the layers that are trained in `network`."""
+        """The averages of those layers that `network` holds the trained values of."""
 
     def _copied(self, tensor: Tensor) -> Tensor:
         return tensor.detach().clone()
 
     def repartition(self, partition: Partition, decay: Mapping[str, float]) -> list[str]:
-        """Split the layers anew: a layer that changes sides takes its trained and its averaged values along.
+        """Split the layers again: a layer that changes groups takes its trained and its averaged value along.
 
-        No weight changes: each side's values go on as what they were, trained or averaged, and so does the composite.
-        `trainable_parameters()` are the same `nn.Parameter` objects as before, so that an optimizer's moments hold;
-        bring its list into this order by `optimizer.param_groups[0]['params'] = net.trainable_parameters()`. What
-        `wrap` made must be made again.
+        No value changes: trained ones stay trained, averages stay averages, and the composite stays as it is.
+        `trainable_parameters()` returns the same `nn.Parameter` objects as before, so that an optimizer's moments stay
+        valid; reorder its list with `optimizer.param_groups[0]['params'] = net.trainable_parameters()`. Call `wrap`
+        again.
 
         Args:
             partition: The new groups, of the same layers.
             decay: W by name, each in [0, 1).
 
         Returns:
-            The layers (names of parameters) that changed sides.
+            The layers (names of parameters) that changed groups.
 
         Raises:
             ValueError: The partition has other layers, or the decay does not fit.
         """
         self._refuse_inside_composite('repartition')
         before, after = self.partition, partition
-        strange = {*before.stable, *before.unstable} ^ {*after.stable, *after.unstable}
-        if strange:
-            raise ValueError(f'the new partition must have the layers of the old one, not {listing(sorted(strange))}')
+        unexpected = {*before.stable, *before.unstable} ^ {*after.stable, *after.unstable}
+        if unexpected:
+            raise ValueError(
+                f'the new partition must have the layers of the old one, not {format_names(sorted(unexpected))}'
+            )
         decay = checked_decay(decay, after)
         moved = sorted({*before.stable} ^ {*after.stable})
         self._change_sides(moved, after, decay)
@@ -152,11 +155,11 @@ class Decomposition(ABC):
 
     @abstractmethod
     def _change_sides(self, moved: list[str], partition: Partition, decay: dict[str, float]) -> None:
-        """Take on a partition and decays that fit; `moved` change sides."""
+        """Adopt a partition and decays that fit; the layers `moved` change groups."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """All that a run needs to go on: both values of every layer, the partition, the decays, the step.
+        """All that a run needs to continue: both values of every layer, the partition, the decays, the step.
 
         Tensors are not copied.
         """
@@ -166,20 +169,20 @@ class Decomposition(ABC):
 
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict()` returned; its decays and interval take the place of this one's.
+        """Continue from what `state_dict()` returned, with its decays and its interval.
 
         Raises:
-            ValueError: The state has another partition, so that an optimizer made for this one would not fit, or is
-                that of another class.
+            ValueError: The state has another partition, so that an optimizer made for this one would not fit, or
+                another class saved it.
         """
 
     def _load_common_state(self, state: Mapping[str, Any], needed: str) -> None:
         if needed not in state:
-            raise ValueError(f'this state was not saved by {type(self).__name__}: it has no {needed!r}')
+            raise ValueError(f'this state was not saved by {type(self).__name__}: it lacks {needed!r}')
         theirs = Partition.from_dict(state['partition'])
         if (theirs.stable, theirs.unstable) != (self.partition.stable, self.partition.unstable):
             moved = sorted(set(theirs.stable) ^ set(self.partition.stable))
-            what = f'layers that change sides: {listing(moved)}' if moved else 'the order of the layers differs'
+            what = f'in the other group there: {format_names(moved)}' if moved else 'the order of the layers differs'
             raise ValueError(
                 f'this state was saved with another partition ({what}); build {type(self).__name__} with '
                 "Partition.from_dict(state['partition']) and load again"
@@ -195,14 +198,14 @@ class Decomposition(ABC):
 
 
 def whole_number(name: str, value: float) -> int:
-    """`value` where it is a whole number of at least 1, else a ValueError that names it."""
+    """Return `value` if it is a whole number of at least 1, else raise a ValueError that names it."""
     if value != int(value) or value < 1:
         raise ValueError(f'{name} must be a whole number of at least 1, not {value}')
     return int(value)
 
 
 def train_only(network: nn.Module, trained: list[str], frozen: list[str]) -> None:
-    """Gradients for `trained` alone; the others have none, so that an optimizer leaves them out."""
+    """Require gradients of `trained` alone; the others have none, so that an optimizer skips them."""
     parameters = dict(network.named_parameters())
     for names, trains in ((trained, True), (frozen, False)):
         for name in names:
@@ -212,7 +215,7 @@ def train_only(network: nn.Module, trained: list[str], frozen: list[str]) -> Non
 
 
 def checked_decay(decay: Mapping[str, float], partition: Partition) -> dict[str, float]:
-    """The decays by name in the partition's order; a ValueError names those that do not fit."""
+    """Return the decays by name in the partition's order; a ValueError names those that do not fit."""
     names = [*partition.stable, *partition.unstable]
     missing = [name for name in names if name not in decay]
     unknown = sorted(set(decay) - set(names))
@@ -223,5 +226,5 @@ def checked_decay(decay: Mapping[str, float], partition: Partition) -> dict[str,
         ('a decay must lie in [0, 1):', outside),
     ):
         if culprits:
-            raise ValueError(f'{what} {listing(culprits)}')
+            raise ValueError(f'{what} {format_names(culprits)}')
     return {name: float(decay[name]) for name in names}

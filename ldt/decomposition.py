@@ -1,4 +1,4 @@
-"""Stage 2: two cross-frozen branches, and the one network that they make."""
+"""Stage 2: two cross-frozen branches, and the one network they form."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .partition import Partition
 
 
 class LayerDecomposition(Decomposition):
-    """The primary branch trains the stable layers, the auxiliary the unstable ones; frozen layers follow by averages.
+    """The primary branch trains the stable layers, the auxiliary the unstable ones; frozen layers follow as averages.
 
         optimizer = torch.optim.Adam(net.trainable_parameters())
         for batch in loader:
@@ -27,14 +27,14 @@ class LayerDecomposition(Decomposition):
             evaluate(model)
 
     Each parameter tensor is trained in one branch, so an optimizer over `trainable_parameters()` holds one set of
-    moments, not two. After an optimizer step that was skipped (a non-finite gradient, say), do not call `step()`.
-    The composite is the primary, which borrows the auxiliary's stable tensors: no weight is copied for it.
+    moments, not two. Do not call `step()` after a skipped optimizer step (because of a non-finite gradient, say).
+    The composite is the primary with the stable tensors of the auxiliary, which it borrows: no weight is copied.
 
     Args:
-        model: The network; it is copied twice and left as it is. Parameters with `requires_grad=False` stay frozen.
+        model: The network; it is copied twice and not changed. Parameters with `requires_grad=False` stay frozen.
         partition: The groups; must name exactly the trainable parameters.
         decay: W by name, each in [0, 1).
-        exchange_every: Iterations from one exchange to the next.
+        exchange_every: Iterations between two exchanges.
 
     Raises:
         ValueError: The partition or the decay does not fit the network; the message names the layers.
@@ -71,23 +71,23 @@ class LayerDecomposition(Decomposition):
         ]
 
     def wrap(self, wrapper: Callable[[nn.Module], Callable]) -> None:
-        """Let `branches()` yield `wrapper(branch)`: DistributedDataParallel or torch.compile, for two.
+        """Let `branches()` yield `wrapper(branch)`; the wrapper may be DistributedDataParallel or torch.compile.
 
-        Branches are frozen already, so DistributedDataParallel expects gradients of the trained half alone.
+        The branches are frozen by now, so DistributedDataParallel expects gradients of the trained half alone.
         """
         self._callables = [wrapper(self.primary), wrapper(self.auxiliary)]
 
     def branches(self) -> Iterator[Callable]:
-        """Yield the primary, then the auxiliary. Back-propagate one before the other runs, to free its memory."""
+        """Yield the primary, then the auxiliary. To save memory, back-propagate through one before the other runs."""
         yield from self._callables
 
     def trainable_parameters(self) -> list[nn.Parameter]:
-        """The primary's stable, then the auxiliary's unstable parameters, in the partition's order."""
+        """The stable parameters of the primary, then the unstable ones of the auxiliary, in the partition's order."""
         primary, auxiliary = dict(self.primary.named_parameters()), dict(self.auxiliary.named_parameters())
         return [primary[name] for name in self.partition.stable] + [auxiliary[name] for name in self.partition.unstable]
 
     def _change_sides(self, moved: list[str], partition: Partition, decay: dict[str, float]) -> None:
-        """Layers that change sides change branches, as `nn.Parameter` objects."""
+        """Layers that change groups change branches, as `nn.Parameter` objects."""
         precise = self._precise_by_name()
         _swap_parameters(self.primary, self.auxiliary, moved)
         self.partition, self.decay = partition, decay
@@ -126,7 +126,7 @@ class LayerDecomposition(Decomposition):
         return {name: auxiliary[name] for name in self.partition.stable}
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a run needs to go on: both branches, the partition, the decays, the step. Tensors are not copied."""
+        """All that a run needs to continue: both branches, the partition, the decays, the step. Copies no tensor."""
         self._refuse_inside_composite('state_dict')
         return {
             'primary': self.primary.state_dict(),
@@ -137,11 +137,11 @@ class LayerDecomposition(Decomposition):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict()` returned; its decays and exchange interval take the place of this one's.
+        """Continue from what `state_dict()` returned, with its decays and its exchange interval.
 
         Raises:
-            ValueError: The state has another partition, so that an optimizer made for this one would not fit, or is
-                that of another class.
+            ValueError: The state has another partition, so that an optimizer made for this one would not fit, or
+                another class saved it.
         """
         self._refuse_inside_composite('load_state_dict')
         self._load_common_state(state, needed='primary')
@@ -155,7 +155,7 @@ class LayerDecomposition(Decomposition):
 
 
 def _swap_parameters(one: nn.Module, other: nn.Module, names: list[str]) -> None:
-    """Exchange these parameters, the objects, between two networks, wherever tied weights have them."""
+    """Swap these parameters, the objects themselves, between two networks, wherever tied weights use them."""
     ones, others = dict(one.named_parameters()), dict(other.named_parameters())
     partner = {ones[name]: others[name] for name in names} | {others[name]: ones[name] for name in names}
     for module in (*one.modules(), *other.modules()):

@@ -1,4 +1,4 @@
-"""Stage 2: a decay for each layer, and the moving average that applies it in place."""
+"""Stage 2: a decay per layer, and the moving average that applies it in place."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def dynamic_decay(
 ) -> dict[str, float]:
     """Dynamic parameter update (DPU): W = base + span * k / n for the layer at place k of n in its group.
 
-    Places follow ascending score, so that a layer that swings more absorbs more slowly.
+    Places follow ascending score: the less stable a layer is, the more slowly its average follows.
 
     Args:
         partition: The groups.
@@ -57,36 +57,39 @@ def fixed_decay(partition: Partition, decay: float = 0.999) -> dict[str, float]:
     return dict.fromkeys([*partition.stable, *partition.unstable], decay)
 
 
-def decay_of(fastest: float, slowest: float, exchange_every: int) -> tuple[float, float]:
-    """(base, span) for `dynamic_decay`, of time constants in iterations: W = 1 - exchange_every / time constant.
+def decay_from_time_constants(fastest: float, slowest: float, exchange_every: int) -> tuple[float, float]:
+    """Turn time constants in iterations into a decay: W = 1 - exchange_every / time constant.
 
-    The layer at place 0 gets `fastest`; W is linear in the place, as in DPU, and would be that of `slowest` at place n.
-    One time constant for both is one W for all, `decay_of(t, t, every)[0]`.
+    The layer at place 0 gets `fastest`; W is linear in the place, as in DPU, and would reach `slowest` at place n. The
+    same time constant twice is one W for all layers, `decay_from_time_constants(t, t, every)[0]`.
 
     Args:
-        fastest: Of the layer with the lowest score.
-        slowest: Beyond the layer with the highest score.
-        exchange_every: Iterations from one exchange of a layer to the next.
+        fastest: Time constant of the layer with the lowest score.
+        slowest: Time constant one place beyond the layer with the highest score.
+        exchange_every: Iterations between two exchanges of a layer.
+
+    Returns:
+        (base, span) for `dynamic_decay`.
 
     Raises:
-        ValueError: Not exchange_every <= fastest <= slowest < infinity.
+        ValueError: Unless exchange_every <= fastest <= slowest < infinity.
     """
     if not exchange_every <= fastest <= slowest < math.inf:
         raise ValueError(
             f'time constants must be finite, the fastest ({fastest:g} iterations) no longer than the slowest '
-            f'({slowest:g}), and no shorter than from one exchange of a layer to the next ({exchange_every})'
+            f'({slowest:g}) and no shorter than the interval between two exchanges of a layer ({exchange_every})'
         )
     return 1 - exchange_every / fastest, exchange_every / fastest - exchange_every / slowest
 
 
 def time_constants(decay: Mapping[str, float], exchange_every: int) -> dict[str, float]:
-    """Iterations in which an averaged layer closes 63 % of the gap to its trained twin: exchange_every / (1 - W)."""
+    """Iterations in which an averaged layer closes 63% of the gap to its trained twin: exchange_every / (1 - W)."""
     return {name: exchange_every / (1 - value) for name, value in decay.items()}
 
 
 @dataclass(frozen=True)
-class Pace:
-    """How fast the averaged layers of one group follow: time constants in iterations, beside the length of the run."""
+class TimeConstantStats:
+    """How fast the averaged layers of one group follow: time constants in iterations, against the length of the run."""
 
     group: str
     layers: int
@@ -94,34 +97,42 @@ class Pace:
     median: float
     slowest: float
     slow: int
-    """Layers with a time constant above the length of the run: they move less than 63 % of the way."""
+    """Layers whose time constant exceeds the length of the run: they cover less than 63% of the way."""
 
     @property
     def mostly_slow(self) -> bool:
-        """More than half of the group cannot move in the run."""
+        """Whether this is more than half of the group."""
         return 2 * self.slow > self.layers
 
 
-def paces(partition: Partition, decay: Mapping[str, float], exchange_every: int, total_iter: int) -> tuple[Pace, Pace]:
-    """Time constants of the stable and of the unstable group beside a run of `total_iter` iterations."""
+def time_constant_stats(
+    partition: Partition, decay: Mapping[str, float], exchange_every: int, total_iter: int
+) -> tuple[TimeConstantStats, TimeConstantStats]:
+    """Time constants of the stable and the unstable group, against a run of `total_iter` iterations."""
     constants = time_constants(decay, exchange_every)
     both = []
     for group, layers in (('stable', partition.stable_layers), ('unstable', partition.unstable_layers)):
         own = [constants[names[0]] for names in layers.values()]
         slow = sum(constant > total_iter for constant in own)
-        both.append(Pace(group, len(own), min(own), statistics.median(own), max(own), slow))
+        both.append(TimeConstantStats(group, len(own), min(own), statistics.median(own), max(own), slow))
     return both[0], both[1]
 
 
-class MovingAverage:
-    """Averages that follow trained tensors: average <- W average + (1 - W) trained, a W for each.
+# The names they had before.
+Pace = TimeConstantStats
+paces = time_constant_stats
+decay_of = decay_from_time_constants
 
-    Averages of float16 and bfloat16 tensors are kept in float32 beside them: at a rate of 1e-3 a bfloat16 average never
+
+class MovingAverage:
+    """Averages that follow trained tensors: average <- W average + (1 - W) trained, with a W for each.
+
+    Averages of float16 and bfloat16 tensors are also kept in float32: at a rate of 1e-3, a bfloat16 average never
     moves.
 
     Args:
-        averages: Tensors that follow, changed in place.
-        trained: Tensors that are followed, of the same shapes and types.
+        averages: The tensors that follow; changed in place.
+        trained: The tensors to follow, of the same shapes and types.
         decays: W for each pair.
     """
 
@@ -130,11 +141,11 @@ class MovingAverage:
         self._rates = [1 - decay for decay in decays]
         self.low: list[int] = [index for index, tensor in enumerate(self._averages) if tensor.dtype in LOW_PRECISION]
         self.precise: list[Tensor] = [self._averages[index].detach().float() for index in self.low]
-        """The float32 averages of the low-precision tensors, in their order."""
+        """The float32 averages of the low-precision tensors, in the order of `low`."""
 
     @torch.no_grad()
     def step(self) -> None:
-        """Move every average once, with one foreach kernel for all of them."""
+        """Move every average once, all of them in one foreach kernel."""
         averages: list[Tensor] = [tensor.detach() for tensor in self._averages]
         trained: list[Tensor] = [tensor.detach() for tensor in self._trained]
         for index, precise in zip(self.low, self.precise, strict=True):

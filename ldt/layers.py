@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 GRANULARITIES = ('parameter', 'module')
 
@@ -12,13 +13,16 @@ _ROOT = '(network)'
 
 
 def layers_of(layers: nn.Module | Iterable[str], granularity: str = 'parameter') -> dict[str, list[str]]:
-    """The layers of a network: names of its trainable parameters by name of the layer, in the network's order.
+    """Group the trainable parameters of a network into layers.
 
     Args:
         layers: The network, or the names of its parameters.
-        granularity: "parameter", where each parameter tensor is a layer, or "module", where the tensors that belong to
-            one `nn.Module` itself, not to its children, are one: weight and bias of a convolution, for two. Tied
+        granularity: "parameter": each parameter tensor is a layer. "module": the tensors that an `nn.Module` owns
+            directly, not through its children, form one layer, such as the weight and bias of a convolution. Tied
             weights belong to the module that comes first. Tensors of the network itself are called "(network)".
+
+    Returns:
+        Parameter names by layer name, in the network's order.
 
     Raises:
         ValueError: Unknown granularity.
@@ -39,7 +43,70 @@ def parameter_names(layers: nn.Module | Iterable[str]) -> list[str]:
     return list(layers)
 
 
-def listing(names: list[str], most: int = 10) -> str:
-    """Names in a message: the first ones, and how many more there are."""
+class LayerTensors:
+    """The L layers whose gradients are scored, and the T parameter tensors they consist of.
+
+    Holds no parameter, only shapes and sizes.
+
+    Attributes:
+        names: The L layer names, in the network's order.
+        entries: (T,) float64, how many real numbers each tensor's gradient holds in one batch; a complex number counts
+            as two. On the device where statistics are kept, which is the CPU for a network on MPS (no float64 there).
+
+    Raises:
+        ValueError: Unknown granularity.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], granularity: str = 'parameter') -> None:
+        layers = layers_of(parameters, granularity)
+        self.names: list[str] = list(layers)
+        index_of = {name: index for index, names in enumerate(layers.values()) for name in names}
+        self._layer_of = [index_of[name] for name in parameters]
+        gradients = [as_real(torch.empty_like(p, device='meta')) for p in parameters.values()]
+        devices = [p.device for p in parameters.values()]
+        self._layouts = [(tuple(g.shape), g.stride(), g.dtype, d) for g, d in zip(gradients, devices, strict=True)]
+        device = torch.device('cpu') if devices[0].type == 'mps' else devices[0]
+        self.entries: Tensor = torch.tensor([g.numel() for g in gradients], dtype=torch.float64, device=device)
+
+    @property
+    def entries_by_layer(self) -> Tensor:
+        """(L,) float64 on the CPU: how many real numbers each layer's gradient holds in one batch."""
+        return self.sum(self.entries)
+
+    def zeros(self) -> Tensor:
+        """(T,) float64 zeros: one number per parameter tensor."""
+        return torch.zeros_like(self.entries)
+
+    def zeros_like_gradients(self) -> list[Tensor]:
+        """T tensors of zeros, each with the shape, type, memory layout and device of its (real) gradient."""
+        return [
+            torch.empty_strided(shape, stride, dtype=dtype, device=device).zero_()
+            for shape, stride, dtype, device in self._layouts
+        ]
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum numbers of tensors, (T,), to numbers of layers, (L,): on the CPU, where the order never changes."""
+        sums = torch.zeros(len(self.names), dtype=torch.float64)
+        return sums.index_add_(0, torch.tensor(self._layer_of), values.to('cpu'))
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Repeat numbers of layers, (L,), for each of their tensors: (T,)."""
+        return values[self._layer_of]
+
+
+def as_real(tensor: Tensor) -> Tensor:
+    """A gradient as dense real numbers of at least float32, (…), or (…, 2) for a complex one."""
+    if tensor.is_sparse:
+        tensor = tensor.to_dense()
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor)
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def format_names(names: list[str], most: int = 10) -> str:
+    """Names for a message: the first few, and how many more there are."""
     more = f' and {len(names) - most} more' if len(names) > most else ''
     return ', '.join(names[:most]) + more
+
+
+listing = format_names  # the name it had before

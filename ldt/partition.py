@@ -1,4 +1,4 @@
-"""Who is stable, who is unstable, and why."""
+"""Which layers are stable, which are unstable, and why."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from .layers import listing, parameter_names
+from .layers import format_names, parameter_names
 
 
 @dataclass(frozen=True)
@@ -26,16 +26,15 @@ class Partition:
     Attributes:
         stable: Names of the stable layers, in ascending score.
         unstable: Names of the unstable layers, in ascending score.
-        scores: Score by name in the network's order; empty where the split was made by name.
+        scores: Score by name, in the network's order; empty for a split by name.
         criterion: What the scores measure, or "prefix".
-        unstable_ratio: The share of unstable layers that was asked for, or that "auto" chose; None where the split was
-            made by name.
-        layers: Where a layer has several tensors: its parameters' names by name of the layer, see `layers_of`. Then
-            `stable` and `unstable` are still names of parameters, layer after layer, and `scores` those of layers.
-            Empty where each parameter is a layer.
+        unstable_ratio: The share of unstable layers that was asked for or that "auto" chose; None for a split by name.
+        layers: For layers of several tensors: parameter names by layer name, see `layers_of`. `stable` and `unstable`
+            are still names of parameters, layer after layer, and `scores` has the names of layers. Empty if each
+            parameter is a layer.
 
     Raises:
-        ValueError: A layer stands in a group twice or in both, or a group is empty.
+        ValueError: A layer occurs twice in a group or in both groups, or a group is empty.
     """
 
     stable: list[str]
@@ -52,19 +51,19 @@ class Partition:
         seen: set[str] = set()
         twice = [name for name in [*self.stable, *self.unstable] if name in seen or seen.add(name)]
         if twice:
-            raise ValueError(f'layers stand in the partition more than once: {listing(twice)}')
+            raise ValueError(f'layers occur in the partition more than once: {format_names(twice)}')
         if self.layers:
             self._check_layers()
 
     def _check_layers(self) -> None:
         of_layers = [name for names in self.layers.values() for name in names]
-        strange = sorted({*of_layers} ^ {*self.stable, *self.unstable})
-        if strange or len(of_layers) != len({*of_layers}):
-            raise ValueError(f'the layers do not have the names of the groups, each once: {listing(strange)}')
+        unexpected = sorted({*of_layers} ^ {*self.stable, *self.unstable})
+        if unexpected or len(of_layers) != len({*of_layers}):
+            raise ValueError(f'the layers do not have the names of the groups, each once: {format_names(unexpected)}')
         stable = {*self.stable}
         torn = [layer for layer, names in self.layers.items() if 0 < len(stable & {*names}) < len(names)]
         if torn:
-            raise ValueError(f'layers stand in both groups, with some of their tensors in each: {listing(torn)}')
+            raise ValueError(f'layers are in both groups, with some of their tensors in each: {format_names(torn)}')
 
     @property
     def stable_layers(self) -> dict[str, list[str]]:
@@ -90,16 +89,16 @@ class Partition:
         criterion: str = 'variance',
         layers: Mapping[str, list[str]] | None = None,
     ) -> Partition:
-        """Call the floor(M * (1 - unstable_ratio)) layers with the lowest score of M stable, the others unstable.
+        """Call those floor(M * (1 - unstable_ratio)) of M layers with the lowest scores stable, the others unstable.
 
         Layers of equal score stay in the order of `scores`.
 
         Args:
             scores: Score by name of the layer, as `score_layers` returns them.
-            unstable_ratio: Share of unstable layers, between 0 and 1, both excluded; or "auto": those above the
-                threshold of Otsu in the distribution of log-scores, see `otsu_split`.
-            criterion: What the scores measure; kept with the partition, changes nothing.
-            layers: For scores of modules, what `layers_of(model, 'module')` says.
+            unstable_ratio: Share of unstable layers, between 0 and 1, both excluded; or "auto": those above Otsu's
+                threshold of the log-scores, see `otsu_split`.
+            criterion: What the scores measure; recorded in the partition, without effect on it.
+            layers: For scores of modules, what `layers_of(model, 'module')` returns.
 
         Raises:
             ValueError: A ratio outside (0, 1), one that leaves a group empty, a score that is NaN or infinite, or
@@ -112,11 +111,13 @@ class Partition:
             )
         broken = [name for name, score in scores.items() if not math.isfinite(score)]
         if broken:
-            raise ValueError(f'scores must be finite numbers; NaN or Inf: {listing(broken)}')
+            raise ValueError(f'scores must be finite numbers; NaN or Inf: {format_names(broken)}')
         layers = dict(layers or {})
-        strange = sorted({*scores} ^ {*layers}) if layers else []
-        if strange:
-            raise ValueError(f'`scores` and `layers` must have the same layers, and differ in {listing(strange)}')
+        unexpected = sorted({*scores} ^ {*layers}) if layers else []
+        if unexpected:
+            raise ValueError(
+                f'`scores` and `layers` must name the same layers; they differ in {format_names(unexpected)}'
+            )
         ordered = sorted(scores, key=scores.__getitem__)
         if auto:
             split = otsu_split([scores[name] for name in ordered])
@@ -138,9 +139,9 @@ class Partition:
 
     @classmethod
     def from_prefixes(cls, layers: nn.Module | Iterable[str], unstable_prefixes: str | Iterable[str]) -> Partition:
-        """Call the layers whose name begins with one of the prefixes unstable, as LP-FT and DeFT do with the head.
+        """Call the layers whose names begin with one of the prefixes unstable, as LP-FT and DeFT do with the head.
 
-        A prefix ends where a part of the name ends: `head` is `head.weight`, not `head2.weight`. Within a group, layers
+        A prefix covers whole parts of a name: `head` matches `head.weight`, not `head2.weight`. Within a group, layers
         keep the network's order.
 
         Args:
@@ -168,7 +169,7 @@ class Partition:
 
     @classmethod
     def random(cls, layers: nn.Module | Iterable[str], unstable_ratio: float = 0.5, seed: int = 0) -> Partition:
-        """Split by a seeded random number a layer, which does not touch the global random state."""
+        """Split by one seeded random number per layer, without touching the global random state."""
         generator = random.Random(seed)
         scores = {name: generator.random() for name in parameter_names(layers)}
         return cls.from_scores(scores, unstable_ratio, 'random')
@@ -177,7 +178,7 @@ class Partition:
         """Make sure that the partition names exactly the trainable parameters of `model`.
 
         Raises:
-            ValueError: Names that the network lacks, or trainable layers that stand in neither group.
+            ValueError: Names that the network lacks, or trainable layers that are in neither group.
         """
         trainable = parameter_names(model)
         known, named = set(trainable), {*self.stable, *self.unstable}
@@ -185,43 +186,43 @@ class Partition:
         missing = [name for name in trainable if name not in named]
         if unknown:
             raise ValueError(
-                f'the partition names layers that are no trainable parameter of the network: {listing(unknown)}'
+                f'the partition names layers that are no trainable parameter of the network: {format_names(unknown)}'
             )
         if missing:
-            raise ValueError(f'trainable layers stand in neither group of the partition: {listing(missing)}')
+            raise ValueError(f'trainable layers are in neither group of the partition: {format_names(missing)}')
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> Partition:
-        """Make a partition of what `to_dict` returned.
+        """Make a partition from what `to_dict` returned.
 
         Raises:
-            ValueError: The mapping is no partition.
+            ValueError: The mapping is not a partition.
         """
         try:
             return cls(**state)
         except TypeError as error:
-            raise ValueError(f'this is no partition: it has the entries {", ".join(map(str, state))}') from error
+            raise ValueError(f'this is not a partition: it has the entries {", ".join(map(str, state))}') from error
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> Partition:
-        """Read what `to_json` wrote.
+        """Read what `to_json` returned.
 
         Raises:
-            ValueError: The text is no JSON, or no partition.
+            ValueError: The text is not JSON, or not a partition.
         """
         state = json.loads(text)
         if not isinstance(state, dict):
-            raise ValueError('this is no partition: its JSON is no object')
+            raise ValueError('this is not a partition: its JSON is not an object')
         return cls.from_dict(state)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write `to_json()` to `path`, by way of a temporary file beside it."""
+        """Write `to_json()` to `path`, through a temporary file beside it."""
         path = Path(path)
         temporary = path.with_name(path.name + '.tmp')
         temporary.write_text(self.to_json() + '\n')
@@ -229,7 +230,7 @@ class Partition:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Partition:
-        """Read a file that `save` wrote; a broken one raises a ValueError that names it."""
+        """Read a file written by `save`; a broken one raises a ValueError that names it."""
         try:
             return cls.from_json(Path(path).read_text())
         except ValueError as error:
@@ -237,19 +238,20 @@ class Partition:
 
 
 def otsu_split(scores: Sequence[float]) -> int:
-    """How many of the scores, in ascending order, lie below the threshold of Otsu in the distribution of their logs.
+    """How many of the scores, in ascending order, lie below Otsu's threshold of their logs.
 
-    Scores of gradients spread over many decades, so that their logs are what has a shape. The threshold is the one that
-    makes the variance between the two classes largest, w0 w1 (m0 - m1)^2 with the classes' shares w and mean logs m,
-    and so the variance within them smallest: N. Otsu, "A Threshold Selection Method from Gray-Level Histograms", IEEE
-    Transactions on Systems, Man, and Cybernetics 9 (1), 1979, on the sorted values in place of a histogram. Scores of
-    zero lie below and take no part; equal scores are not torn apart; of equally good thresholds the lowest counts.
+    Scores of gradients spread over many decades, so it is the distribution of their logs that has a shape. The
+    threshold maximizes the variance between the two classes, w0 w1 (m0 - m1)^2 with the classes' shares w and mean
+    logs m, and so minimizes the variance within them: N. Otsu, "A Threshold Selection Method from Gray-Level
+    Histograms", IEEE Transactions on Systems, Man, and Cybernetics 9 (1), 1979, applied to the sorted values instead of
+    a histogram. Scores of zero lie below and take no part; equal scores are not separated; of equally good thresholds
+    the lowest is taken.
 
     Raises:
         ValueError: A score below zero, or fewer than two different ones above it.
     """
     if scores and scores[0] < 0:
-        raise ValueError(f'unstable_ratio "auto" takes logs, and scores must be at least 0; the lowest is {scores[0]}')
+        raise ValueError(f'unstable_ratio "auto" takes logs, so scores must be at least 0; the lowest is {scores[0]}')
     logs = [math.log(score) for score in scores if score > 0]
     zeros, count = len(scores) - len(logs), len(logs)
     places = [place for place in range(1, count) if logs[place - 1] < logs[place]]

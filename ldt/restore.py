@@ -10,7 +10,7 @@ from torch import nn
 
 
 @contextmanager
-def modes_and_buffers_restored(model: nn.Module) -> Iterator[None]:
+def preserve_modes_and_buffers(model: nn.Module) -> Iterator[None]:
     """On leaving, every module has the mode and the buffers, and every buffer the value, that it had on entering."""
     modules = [(module, module.training, dict(module._buffers)) for module in model.modules()]
     values = [(buffer, buffer.clone()) for buffer in model.buffers()]
@@ -27,8 +27,8 @@ def modes_and_buffers_restored(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def gradients_restored(model: nn.Module) -> Iterator[None]:
-    """`.grad` is empty inside; on leaving, it and `requires_grad` are what they were."""
+def preserve_gradients(model: nn.Module) -> Iterator[None]:
+    """Inside, every `.grad` is None; on leaving, `.grad` and `requires_grad` are what they were on entering."""
     parameters = [(parameter, parameter.grad, parameter.requires_grad) for parameter in model.parameters()]
     try:
         for parameter, _, _ in parameters:
@@ -38,3 +38,8 @@ def gradients_restored(model: nn.Module) -> Iterator[None]:
         for parameter, gradient, requires_grad in parameters:
             parameter.grad = gradient
             parameter.requires_grad_(requires_grad)
+
+
+# The names they had before.
+modes_and_buffers_restored = preserve_modes_and_buffers
+gradients_restored = preserve_gradients

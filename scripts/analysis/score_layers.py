@@ -152,7 +152,7 @@ def score(opt: dict, options: LDTOptions, count: int, heads: list[str] | None) -
     Raises:
         ValueError: A criterion that measures nothing, too few batches, or a head that the network lacks.
     """
-    if options.criterion in ('random', 'prefix'):
+    if options.criterion not in ldt.CRITERIA or not ldt.CRITERIA[options.criterion].min_batches:
         raise ValueError(
             f'train.ldt.criterion: {options.criterion} measures nothing; --set train.ldt.criterion=variance, for one'
         )
@@ -162,8 +162,8 @@ def score(opt: dict, options: LDTOptions, count: int, heads: list[str] | None) -
     net, cri_pix = load_network(opt, device), build_loss(opt['train']['pixel_opt']).to(device)
     layers = ldt.layers_of(net, options.granularity)
     head_layers = find_heads(layers, heads)
-    between = options.criterion == 'between_sample_variance'
-    halves = [ldt.GradientStatistics(net, between, options.granularity) for _ in range(2)]
+    kept = {'granularity': options.granularity, 'criteria': options.criterion}
+    halves = [ldt.GradientStatistics(net, **kept) for _ in range(2)]
 
     def loss_fn(net: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         return cri_pix(net(batch['lq'].to(device)), batch['gt'].to(device))
@@ -236,10 +236,11 @@ def summary(scored: Scored, opt: dict) -> str:
         f'{scored.moved()} of {len(stable) + len(unstable)} layers are unstable by one half alone.',
         '',
     ]
-    for pace in ldt.paces(partition, _by_parameter(scored), scored.exchange_every, opt['train']['total_iter']):
-        span = f'{pace.fastest:.0f} to {pace.slowest:.0f} iterations, median {pace.median:.0f}'
-        slow = f'{pace.slow} of {pace.layers} are longer than the run of {opt["train"]["total_iter"]}'
-        lines.append(f'Time constants of the {pace.group} layers: {span}; {slow}.\n')
+    total_iter = opt['train']['total_iter']
+    for stats in ldt.time_constant_stats(partition, _by_parameter(scored), scored.exchange_every, total_iter):
+        span = f'{stats.fastest:.0f} to {stats.slowest:.0f} iterations, median {stats.median:.0f}'
+        slow = f'{stats.slow} of {stats.layers} are longer than the run of {total_iter}'
+        lines.append(f'Time constants of the {stats.group} layers: {span}; {slow}.\n')
     lines += ['| kind | layers | entries | median score | median percentile | unstable |', '|' + ' --- |' * 6]
     by_kind: dict[str, list[str]] = {}
     for name in partition.scores:
