@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from torch import nn
 
+from basicsr.losses.gan_loss import g_path_regularize, gradient_penalty_loss, r1_penalty
 from basicsr.utils.registry import LOSS_REGISTRY, build, import_modules
 
-__all__ = ['build_loss']
+__all__ = ['build_loss', 'g_path_regularize', 'gradient_penalty_loss', 'r1_penalty']
 
 import_modules(__file__, __name__, '_loss')
 

@@ -1,4 +1,7 @@
-"""Losses that compare pixels. All are called `loss(pred, target, weight=None)` with (n, c, h, w) tensors."""
+"""Losses of pixels. All but `WeightedTVLoss` are called `loss(pred, target, weight=None)` with (n, c, h, w) tensors.
+
+`PerceptualLoss` is found here as well, where BasicSR has it.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from basicsr.losses.loss_util import check_reduction, weighted_loss
+from basicsr.losses.perceptual_loss import PerceptualLoss
 from basicsr.utils.registry import LOSS_REGISTRY
+
+__all__ = [
+    'CharbonnierLoss',
+    'L1Loss',
+    'MSELoss',
+    'PerceptualLoss',
+    'WeightedTVLoss',
+    'charbonnier_loss',
+    'l1_loss',
+    'mse_loss',
+]
 
 
 @weighted_loss
@@ -85,3 +100,35 @@ class CharbonnierLoss(nn.Module):
     def forward(self, pred: Tensor, target: Tensor, weight: Tensor | None = None, **kwargs: Any) -> Tensor:
         """Return the loss of `pred` against `target`; see `weight_reduce_loss` for `weight`."""
         return self.loss_weight * charbonnier_loss(pred, target, weight, reduction=self.reduction, eps=self.eps)
+
+
+@LOSS_REGISTRY.register()
+class WeightedTVLoss(L1Loss):
+    """Total variation: the absolute differences of neighbours, downwards and to the right.
+
+    Args:
+        loss_weight: Factor of the result.
+        reduction: mean, of either direction by itself, or sum.
+
+    Raises:
+        ValueError: Another reduction.
+    """
+
+    def __init__(self, loss_weight: float = 1.0, reduction: str = 'mean') -> None:
+        if reduction not in ('mean', 'sum'):
+            raise ValueError(f'reduction is mean or sum, not {reduction!r}: the two directions differ in shape')
+        super().__init__(loss_weight, reduction)
+
+    def forward(self, pred: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Return the total variation of `pred` (n, c, h, w).
+
+        Args:
+            pred: The pictures.
+            weight: (n, 1, h, w) or (n, c, h, w). A pixel's weight counts for its differences to the pixel below it and
+                to the one on its right.
+        """
+        down = None if weight is None else weight[:, :, :-1]
+        right = None if weight is None else weight[..., :-1]
+        return super().forward(pred[..., :-1], pred[..., 1:], right) + super().forward(
+            pred[:, :, :-1], pred[:, :, 1:], down
+        )

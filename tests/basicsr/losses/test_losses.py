@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from basicsr.losses import build_loss
-from basicsr.losses.basic_loss import CharbonnierLoss, L1Loss, MSELoss
+from basicsr.losses.basic_loss import CharbonnierLoss, L1Loss, MSELoss, WeightedTVLoss
 from basicsr.losses.loss_util import reduce_loss, weight_reduce_loss, weighted_loss
 
 PRED = torch.tensor([[[[1.0, 2.0]], [[0.0, -4.0]]]])  # (1, 2, 1, 2)
@@ -45,6 +45,23 @@ def test_eps_of_charbonnier_is_its_floor_and_keeps_gradients_finite():
     assert pred.grad.abs().max() == 0
 
 
+def test_total_variation():
+    pred = torch.tensor([[[[1.0, 3.0, 2.0], [5.0, 5.0, 9.0]]]])
+    down, right = [4, 2, 7], [2, 1, 0, 4]
+    assert WeightedTVLoss()(pred).item() == pytest.approx(sum(down) / 3 + sum(right) / 4)
+    assert WeightedTVLoss(0.5, 'sum')(pred).item() == pytest.approx(0.5 * (sum(down) + sum(right)))
+    assert isinstance(WeightedTVLoss(), L1Loss)
+    # A pixel's weight goes with the differences to what is below it and on its right.
+    weight = torch.tensor([[[[1.0, 0.0, 2.0], [3.0, 0.0, 0.0]]]])
+    expected = (4 + 2 * 7) / 3 + (2 + 3 * 0) / 4
+    assert WeightedTVLoss()(pred, weight).item() == pytest.approx(expected)
+    two = torch.cat([pred, pred * 2], dim=1)
+    assert WeightedTVLoss()(two, weight).item() == pytest.approx(expected * 1.5)
+    assert WeightedTVLoss()(torch.full((2, 3, 8, 8), 0.7)) == 0
+    with pytest.raises(ValueError, match="reduction is mean or sum, not 'none'"):
+        WeightedTVLoss(reduction='none')
+
+
 @pytest.mark.parametrize('loss', [L1Loss, MSELoss, CharbonnierLoss])
 def test_shapes_must_agree(loss):
     with pytest.raises(ValueError, match=r'shape \(1, 2, 1, 2\), the target \(1, 1, 1, 2\)'):
@@ -66,6 +83,17 @@ def test_weighted_loss_decorates_element_wise_losses():
 
     assert signed.__doc__ == 'Difference.'
     assert signed(PRED, TARGET, factor=2).item() == pytest.approx(2 * (0 + 2 - 3 - 4) / 4)
+
+
+def test_paths_of_basicsr():
+    from basicsr.losses import basic_loss, gan_loss, losses, r1_penalty
+
+    for module in (basic_loss, gan_loss):
+        for name in losses.__all__:
+            if hasattr(module, name):
+                assert getattr(losses, name) is getattr(module, name)
+    assert {'L1Loss', 'GANLoss', 'PerceptualLoss', 'WeightedTVLoss', 'r1_penalty'} <= set(losses.__all__)
+    assert losses.PerceptualLoss is basic_loss.PerceptualLoss and r1_penalty is gan_loss.r1_penalty
 
 
 def test_the_options_choose_the_loss():
