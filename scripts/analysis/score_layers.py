@@ -34,17 +34,19 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+import basicsr.models  # noqa: F401  registers what option files name
 import ldt
 from basicsr.archs import build_network
 from basicsr.archs.from_weights import load_network_weights
 from basicsr.data import build_dataloader, build_dataset
 from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.losses import build_loss
-from basicsr.models.ldt_model import LDTOptions
+from basicsr.options.check import check_section
 from basicsr.options.resolve import check_files, parse_options
 from basicsr.results.layer_plots import plot_halves, plot_head_ranks, plot_scores_by_kind, plot_time_constants
 from basicsr.results.plots import plot_layer_scores
 from basicsr.runs.command_line import run_from_command_line
+from basicsr.strategies.ldt_options import LDTSection
 
 HEADS = ('conv_before_upsample', 'upsample', 'upconv1', 'upconv2', 'conv_hr', 'conv_last', 'head', 'fc', 'classifier')
 """What comes after the body in the networks here and in common ones."""
@@ -61,7 +63,7 @@ class Scored:
         entries: How many numbers each layer has.
         heads: The layers of the head.
         decay: W by layer.
-        exchange_every: Iterations from one exchange of a layer to the next.
+        exchange_every: Iterations between two exchanges of a layer.
         batches: How many were scored.
     """
 
@@ -146,7 +148,7 @@ def kind_of(net: nn.Module, names: list[str], granularity: str) -> str:
     return kind if granularity == 'module' else f'{kind}.{leaf}'
 
 
-def score(opt: dict, options: LDTOptions, count: int, heads: list[str] | None) -> Scored:
+def score(opt: dict, options: LDTSection, count: int, heads: list[str] | None) -> Scored:
     """Score the layers of the options' network over `count` batches.
 
     Raises:
@@ -188,7 +190,7 @@ def score(opt: dict, options: LDTOptions, count: int, heads: list[str] | None) -
         {layer: sum(sizes[name].numel() for name in names) for layer, names in layers.items()},
         head_layers,
         {layer: decay[names[0]] for layer, names in layers.items()},
-        options.exchange_interval(vars(options)),
+        options.interval,
         count,
     )
 
@@ -304,7 +306,7 @@ def main(arguments: list[str] | None = None) -> None:
     def run() -> None:
         opt, _ = parse_options(str(ROOT), True, args)
         check_files(opt)
-        options = LDTOptions.from_section(opt['train'].get('ldt'))
+        options = check_section(LDTSection, opt['train'].get('ldt') or {}, 'train.ldt')
         scored = score(opt, options, args.batches or options.scoring_batches, args.head)
         folder = args.output or Path(opt['path']['experiments_root']).parents[1] / 'results' / f'{opt["name"]}_layers'
         write(scored, opt, folder)
