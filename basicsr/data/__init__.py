@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from basicsr.data.contract import from_section
 from basicsr.data.data_sampler import EnlargedSampler, SeededDataset, SeededSampler
 from basicsr.data.prefetch_dataloader import PrefetchDataLoader
 from basicsr.utils.registry import DATASET_REGISTRY, import_modules
@@ -22,16 +23,19 @@ import_modules(__file__, __name__, '_dataset')
 
 
 def build_dataset(dataset_opt: dict) -> Dataset:
-    """Make the dataset that `dataset_opt['type']` names; the class gets a copy of the whole section.
+    """Make the data set that `dataset_opt['type']` names; see `basicsr.data.contract`.
+
+    A class gets the arguments of its signature, or, where it takes one argument `opt`, a copy of the whole section. The
+    data set has the section as its attribute `opt`.
 
     Raises:
-        KeyError: No dataset has that name.
-        ValueError: The section has no `type`.
+        KeyError: No data set has that name.
+        ValueError: The section has no `type`, a key that the class does not have, lacks one, or has a wrong value.
     """
     dataset_opt = deepcopy(dataset_opt)
     if 'type' not in dataset_opt:
         raise ValueError(f'a dataset section needs `type`, one of {", ".join(sorted(DATASET_REGISTRY.keys()))}')
-    dataset = DATASET_REGISTRY.get(dataset_opt['type'])(dataset_opt)
+    dataset = from_section(DATASET_REGISTRY.get(dataset_opt['type']), dataset_opt)
     name = dataset_opt.get('name', dataset_opt['type'])
     logging.getLogger('basicsr').info('Dataset %s [%s]: %d samples', name, dataset_opt['type'], len(dataset))
     return dataset

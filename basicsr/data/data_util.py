@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from basicsr.data.tasks import GREY_TASKS
 from basicsr.utils.file_client import FileClient
 from basicsr.utils.img_util import imfrombytes
 from basicsr.utils.lmdb_util import lmdb_keys
@@ -16,6 +15,22 @@ from basicsr.utils.misc import scandir
 
 IMG_EXTENSIONS = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm')
 _SHOWN = 5
+
+
+@dataclass(frozen=True)
+class NameList:
+    """Names that a text file lists, or some of them.
+
+    Attributes:
+        file: The text file, for errors.
+        names: Line number and name of each.
+    """
+
+    file: str
+    names: tuple[tuple[int, str], ...]
+
+    def __str__(self) -> str:
+        return self.file
 
 
 def paths_from_folder(folder: str | Path, option: str = 'folder') -> list[str]:
@@ -32,7 +47,9 @@ def paths_from_folder(folder: str | Path, option: str = 'folder') -> list[str]:
     return [os.path.join(folder, name) for name in _image_names(folder, option)]
 
 
-def paired_paths_from_folder(folders: list[str], keys: list[str], filename_tmpl: str = '{}') -> list[dict[str, str]]:
+def paired_paths_from_folder(
+    folders: list[str], keys: list[str], filename_tmpl: str = '{}', place: str = ''
+) -> list[dict[str, str]]:
     """Pair the image files of two folders by name.
 
     The ground-truth file `name.ext` belongs to the low-quality file `filename_tmpl.format(name)` with the same
@@ -42,6 +59,7 @@ def paired_paths_from_folder(folders: list[str], keys: list[str], filename_tmpl:
         folders: Of the low-quality and the ground-truth pictures.
         keys: Their names, ['lq', 'gt'].
         filename_tmpl: '{}' where the names are equal, '{}x4' for `0001x4.png` beside `0001.png`.
+        place: Which of several pairs of folders it is, for errors: '[1]'.
 
     Returns:
         A dictionary `{'lq_path': …, 'gt_path': …}` for each pair, sorted by ground-truth name.
@@ -51,7 +69,7 @@ def paired_paths_from_folder(folders: list[str], keys: list[str], filename_tmpl:
         ValueError: A folder is empty, a file has no counterpart, or the template has no place for the name.
     """
     _check_pair_arguments(folders, keys, filename_tmpl)
-    (lq_folder, gt_folder), (lq_option, gt_option) = folders, [f'dataroot_{key}' for key in keys]
+    (lq_folder, gt_folder), (lq_option, gt_option) = folders, [f'dataroot_{key}{place}' for key in keys]
     lq_free = set(_image_names(lq_folder, lq_option))
     gt_names = _image_names(gt_folder, gt_option)
 
@@ -69,8 +87,8 @@ def paired_paths_from_folder(folders: list[str], keys: list[str], filename_tmpl:
             lq_free.remove(partner[name])
 
     problems = [
-        _listed(f'files of {gt_option} {gt_folder!r} without a partner', [n for n in gt_names if n not in partner]),
-        _listed(f'files of {lq_option} {lq_folder!r} without a partner', sorted(lq_free)),
+        listed(f'files of {gt_option} {gt_folder!r} without a partner', [n for n in gt_names if n not in partner]),
+        listed(f'files of {lq_option} {lq_folder!r} without a partner', sorted(lq_free)),
     ]
     if any(problems):
         raise ValueError(
@@ -85,7 +103,11 @@ def paired_paths_from_folder(folders: list[str], keys: list[str], filename_tmpl:
 
 
 def paired_paths_from_meta_info_file(
-    folders: list[str], keys: list[str], meta_info_file: str | Path, filename_tmpl: str = '{}'
+    folders: list[str],
+    keys: list[str],
+    meta_info_file: str | Path | NameList,
+    filename_tmpl: str = '{}',
+    place: str = '',
 ) -> list[dict[str, str]]:
     """Pair the pictures that a text file lists.
 
@@ -97,7 +119,7 @@ def paired_paths_from_meta_info_file(
         folders: Of the low-quality and the ground-truth pictures.
         keys: Their names, ['lq', 'gt'].
         meta_info_file: The text file.
-        filename_tmpl: As in `paired_paths_from_folder`.
+        filename_tmpl, place: As in `paired_paths_from_folder`.
 
     Returns:
         A dictionary `{'lq_path': …, 'gt_path': …}` for each line.
@@ -109,35 +131,41 @@ def paired_paths_from_meta_info_file(
     _check_pair_arguments(folders, keys, filename_tmpl)
     lq_folder, gt_folder = folders
     for folder, key in zip(folders, keys, strict=True):
-        _check_folder(folder, f'dataroot_{key}')
+        check_folder(folder, f'dataroot_{key}{place}')
     pairs, missing, listings = [], [], {}
-    for number, name in _meta_info_names(meta_info_file):
+    for number, name in read_names(meta_info_file).names:
         gt_path = os.path.join(gt_folder, name)
         wanted = _lq_name(os.path.basename(name), filename_tmpl)
         nested = os.path.join(lq_folder, os.path.dirname(name))
         lq_path = _find(nested, wanted, listings) or _find(lq_folder, wanted, listings)
         pairs.append({f'{keys[0]}_path': lq_path, f'{keys[1]}_path': gt_path})
         if not os.path.isfile(gt_path):
-            missing.append(f'line {number}: {gt_path} (dataroot_{keys[1]})')
+            missing.append(f'line {number}: {gt_path} (dataroot_{keys[1]}{place})')
         if lq_path is None:
-            missing.append(f'line {number}: {os.path.join(lq_folder, wanted)} (dataroot_{keys[0]})')
+            missing.append(f'line {number}: {os.path.join(lq_folder, wanted)} (dataroot_{keys[0]}{place})')
     if missing:
-        raise FileNotFoundError(_listed(f'meta_info_file {str(meta_info_file)!r} names files that are absent', missing))
+        raise FileNotFoundError(listed(f'meta_info_file {str(meta_info_file)!r} names files that are absent', missing))
     return pairs
 
 
-def paths_from_meta_info_file(folder: str | Path, meta_info_file: str | Path, option: str = 'dataroot_lq') -> list[str]:
+def paths_from_meta_info_file(
+    folder: str | Path, meta_info_file: str | Path | NameList, option: str = 'dataroot_lq'
+) -> list[str]:
     """Return the paths, within `folder`, of the pictures that a text file lists; errors as with pairs."""
-    _check_folder(folder, option)
-    numbered = [(number, os.path.join(folder, name)) for number, name in _meta_info_names(meta_info_file)]
+    check_folder(folder, option)
+    numbered = [(number, os.path.join(folder, name)) for number, name in read_names(meta_info_file).names]
     missing = [f'line {number}: {path} ({option})' for number, path in numbered if not os.path.isfile(path)]
     if missing:
-        raise FileNotFoundError(_listed(f'meta_info_file {str(meta_info_file)!r} names files that are absent', missing))
+        raise FileNotFoundError(listed(f'meta_info_file {str(meta_info_file)!r} names files that are absent', missing))
     return [path for _, path in numbered]
 
 
 def paired_paths_from_lmdb(
-    folders: list[str], keys: list[str], meta_info_file: str | Path | None = None, filename_tmpl: str = '{}'
+    folders: list[str],
+    keys: list[str],
+    meta_info_file: str | Path | NameList | None = None,
+    filename_tmpl: str = '{}',
+    place: str = '',
 ) -> list[dict[str, str]]:
     """Pair the pictures of two LMDBs by key.
 
@@ -145,7 +173,7 @@ def paired_paths_from_lmdb(
         folders: Of the low-quality and the ground-truth pictures.
         keys: Their names, ['lq', 'gt'].
         meta_info_file: Text file that names the ground-truth pictures to use, default all.
-        filename_tmpl: As in `paired_paths_from_folder`.
+        filename_tmpl, place: As in `paired_paths_from_folder`.
 
     Returns:
         A dictionary `{'lq_path': key, 'gt_path': key}` for each pair.
@@ -154,15 +182,14 @@ def paired_paths_from_lmdb(
         ImportError, FileNotFoundError, ValueError: As `basicsr.utils.lmdb_util.lmdb_keys`, or pictures have no partner.
     """
     _check_pair_arguments(folders, keys, filename_tmpl)
-    lq_keys = set(lmdb_keys(folders[0], f'dataroot_{keys[0]}'))
-    pairs = {
-        key: filename_tmpl.format(key) for key in paths_from_lmdb(folders[1], meta_info_file, f'dataroot_{keys[1]}')
-    }
+    lq_option, gt_option = (f'dataroot_{key}{place}' for key in keys)
+    lq_keys = set(lmdb_keys(folders[0], lq_option))
+    pairs = {key: filename_tmpl.format(key) for key in paths_from_lmdb(folders[1], meta_info_file, gt_option)}
     alone = [key for key, wanted in pairs.items() if wanted not in lq_keys]
     spare = [] if meta_info_file else sorted(lq_keys - set(pairs.values()))
     problems = [
-        _listed(f'keys of dataroot_{keys[1]} {folders[1]!r} without a partner', alone),
-        _listed(f'keys of dataroot_{keys[0]} {folders[0]!r} without a partner', spare),
+        listed(f'keys of {gt_option} {folders[1]!r} without a partner', alone),
+        listed(f'keys of {lq_option} {folders[0]!r} without a partner', spare),
     ]
     if any(problems):
         raise ValueError(
@@ -173,64 +200,18 @@ def paired_paths_from_lmdb(
 
 
 def paths_from_lmdb(
-    folder: str | Path, meta_info_file: str | Path | None = None, option: str = 'dataroot_lq'
+    folder: str | Path, meta_info_file: str | Path | NameList | None = None, option: str = 'dataroot_lq'
 ) -> list[str]:
     """Return the keys of an LMDB, or those that a text file names; errors as with pairs."""
     there = lmdb_keys(folder, option)
     if meta_info_file is None:
         return there
     known = set(there)
-    numbered = [(number, os.path.splitext(name)[0]) for number, name in _meta_info_names(meta_info_file)]
+    numbered = [(number, os.path.splitext(name)[0]) for number, name in read_names(meta_info_file).names]
     missing = [f'line {number}: {key} ({option})' for number, key in numbered if key not in known]
     if missing:
-        raise FileNotFoundError(_listed(f'meta_info_file {str(meta_info_file)!r} names keys that are absent', missing))
+        raise FileNotFoundError(listed(f'meta_info_file {str(meta_info_file)!r} names keys that are absent', missing))
     return [key for _, key in numbered]
-
-
-def find_pairs(opt: dict) -> list[dict[str, str]]:
-    """The pairs of a section's `dataroot_lq` and `dataroot_gt`, as its other entries say."""
-    folders, keys = [opt['dataroot_lq'], opt['dataroot_gt']], ['lq', 'gt']
-    template, meta_info = opt.get('filename_tmpl') or '{}', opt.get('meta_info_file') or opt.get('meta_info')
-    if _in_lmdb(opt):
-        return paired_paths_from_lmdb(folders, keys, meta_info, template)
-    if meta_info:
-        return paired_paths_from_meta_info_file(folders, keys, meta_info, template)
-    return paired_paths_from_folder(folders, keys, template)
-
-
-def find_pictures(opt: dict, option: str) -> list[str]:
-    """The pictures of the folder or LMDB `opt[option]`, as the section's other entries say."""
-    folder, meta_info = opt[option], opt.get('meta_info_file') or opt.get('meta_info')
-    if _in_lmdb(opt):
-        return paths_from_lmdb(folder, meta_info, option)
-    return paths_from_meta_info_file(folder, meta_info, option) if meta_info else paths_from_folder(folder, option)
-
-
-def check_image_options(opt: dict, required: Iterable[str]) -> None:
-    """Raise a ValueError for a missing option or for one whose value has no meaning to the image datasets."""
-    for key in required:
-        if opt.get(key) is None:
-            raise ValueError(f'{opt.get("type", "the dataset")} needs the option {key}')
-    if opt.get('color') not in (None, 'rgb', 'y'):
-        raise ValueError(f'color is y, rgb or left out, not {opt["color"]!r}')
-    if opt.get('color') == 'y' and opt.get('task') in GREY_TASKS:
-        raise ValueError(f'color: y does not go with task {opt["task"]}, whose pictures are grey; leave it out')
-    if (opt.get('mean') is None) != (opt.get('std') is None):
-        raise ValueError('mean and std belong together; give both or neither')
-
-
-def make_file_client(opt: dict, roots: Iterable[str] = ('dataroot_lq', 'dataroot_gt')) -> FileClient:
-    """Make what the section's `io_backend` describes, by default the reader of files on disk.
-
-    Args:
-        opt: The section.
-        roots: Options that name the folders to read.
-    """
-    backend = dict(opt.get('io_backend') or {})
-    if _in_lmdb(opt):
-        keys = [root.removeprefix('dataroot_') for root in roots]
-        backend.update(db_paths=[opt[root] for root in roots], client_keys=keys)
-    return FileClient(backend.pop('type', 'disk'), **backend)
 
 
 def read_image(file_client: FileClient, path: str, option: str, grey: bool = False) -> np.ndarray:
@@ -250,10 +231,6 @@ def read_image(file_client: FileClient, path: str, option: str, grey: bool = Fal
     return img[..., None] if grey else img
 
 
-def _in_lmdb(opt: dict) -> bool:
-    return (opt.get('io_backend') or {}).get('type') == 'lmdb'
-
-
 def _check_pair_arguments(folders: list[str], keys: list[str], filename_tmpl: str) -> None:
     if len(folders) != 2 or len(keys) != 2:
         raise ValueError(f'pairs are made of two folders and two keys, lq and gt; not of {folders} and {keys}')
@@ -265,7 +242,7 @@ def _check_pair_arguments(folders: list[str], keys: list[str], filename_tmpl: st
         raise ValueError(f"filename_tmpl {filename_tmpl!r} has no place for the name; write '{{}}' or, say, '{{}}x4'")
 
 
-def _check_folder(folder: str | Path, option: str) -> None:
+def check_folder(folder: str | Path, option: str) -> None:
     if not os.path.isdir(folder):
         raise FileNotFoundError(
             f'{option}: there is no folder {str(folder)!r} (absolute path: {os.path.abspath(folder)}); '
@@ -274,7 +251,7 @@ def _check_folder(folder: str | Path, option: str) -> None:
 
 
 def _image_names(folder: str | Path, option: str) -> list[str]:
-    _check_folder(folder, option)
+    check_folder(folder, option)
     names = [name for name in scandir(folder) if name.lower().endswith(IMG_EXTENSIONS)]
     if not names:
         raise ValueError(
@@ -298,21 +275,28 @@ def _find(folder: str, name: str, listings: dict[str, dict[str, str]]) -> str | 
     return found and os.path.join(folder, found)
 
 
-def _meta_info_names(meta_info_file: str | Path) -> list[tuple[int, str]]:
-    """Return (line number, first word) of the lines that are not blank."""
+def read_names(meta_info_file: str | Path | NameList) -> NameList:
+    """Read the first words of the lines that are not blank; a list that was read before stays as it is.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It names nothing.
+    """
+    if isinstance(meta_info_file, NameList):
+        return meta_info_file
     if not os.path.isfile(meta_info_file):
         raise FileNotFoundError(
             f'meta_info_file: there is no file {str(meta_info_file)!r} '
             f'(absolute path: {os.path.abspath(meta_info_file)}); correct the option or leave it out'
         )
     lines = Path(meta_info_file).read_text(encoding='utf-8').splitlines()
-    names = [(number, line.split()[0]) for number, line in enumerate(lines, 1) if line.strip()]
+    names = tuple((number, line.split()[0]) for number, line in enumerate(lines, 1) if line.strip())
     if not names:
         raise ValueError(f'meta_info_file {str(meta_info_file)!r} names no files; each line begins with a file name')
-    return names
+    return NameList(str(meta_info_file), names)
 
 
-def _listed(title: str, items: list[str]) -> str:
+def listed(title: str, items: list[str]) -> str:
     """Return '<count> <title>: a, b, …' with at most five items, or '' where there are none."""
     if not items:
         return ''

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
 import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.functional import normalize
 
-from basicsr.data.data_util import check_image_options, find_pairs, find_pictures, make_file_client, read_image
-from basicsr.data.tasks import GREY_TASKS, add_unclipped_noise, compress_jpeg, makes_lq
+from basicsr.data.contract import accepts_opt
+from basicsr.data.data_util import read_image
+from basicsr.data.folders import (
+    IOBackend,
+    Paths,
+    find_pairs,
+    find_pictures,
+    folder_mistakes,
+    io_backend_options,
+    make_file_client,
+    same_folders,
+)
+from basicsr.data.pictures import Deviations, Means, Noise, Size, picture_mistakes
+from basicsr.data.tasks import GREY_TASKS, Task, add_unclipped_noise, compress_jpeg, makes_lq, task_mistakes
 from basicsr.data.transforms import augment, paired_random_crop
 from basicsr.utils.color_util import bgr2ycbcr
 from basicsr.utils.img_util import img2tensor
@@ -16,35 +32,38 @@ from basicsr.utils.registry import DATASET_REGISTRY
 
 
 @DATASET_REGISTRY.register()
+@accepts_opt
 class PairedImageDataset(Dataset):
     """Pictures in two folders or LMDBs, paired by name or by a list of names; or of one, degraded here.
 
-    Args:
-        opt: The dataset's section of the options:
-            dataroot_gt, dataroot_lq: The folders.
-            scale: Ratio of their sizes.
-            phase: train, val or test. Training cuts random patches and augments them; otherwise pictures are whole.
-            meta_info_file (or meta_info): Text file that names the pictures to use, default all.
-            filename_tmpl: Makes a low-quality name of a ground-truth name, default '{}'.
-            gt_size: Side of the ground-truth patches; needed for training.
-            use_hflip, use_rot: Augment with flips and with turns; default false.
-            color: y for the luma channel alone, in training as well as in validation; default rgb.
-            mean, std: Normalise the channels with these numbers, default not.
-            io_backend: {type: disk}, or {type: lmdb}, for which the dataroots end in .lmdb.
-            task: SR, the default, or one of these, whose scale is 1:
-                denoising_color: lq is gt plus Gaussian noise of sigma `noise` / 255. In training it is drawn anew for
-                    each patch; a picture's noise in val and test is always the same, `np.random.seed(0)`'s.
-                denoising_gray: As that, with pictures that are read as one grey channel.
-                CAR: Compression artefacts: gt is read as one grey channel, and lq is its JPEG of quality `noise`. The
-                    whole picture is compressed, so that patches meet JPEG's grid anywhere.
-            noise: Sigma in (0, 255], or JPEG quality, 1 to 100.
-
-    `dataroot_lq` may be absent or the same as `dataroot_gt` where lq is made of gt. Where it is another folder,
-    MambaIR's rules hold: CAR reads its pictures, and `noise` says nothing more; denoising reads them only where `noise`
-    is absent.
-
     Items are dictionaries: lq (c, h, w) and gt (c, h * scale, w * scale), float32, RGB, Y or grey in [0, 1] before
-    normalisation, save that noise exceeds that range; lq_path, gt_path, which are keys for LMDBs.
+    normalisation, save that noise exceeds that range; lq_path, gt_path, which are keys for LMDBs, and `<LMDB>/<key>`
+    for several. In training, patches are cut at random and augmented; otherwise pictures are whole.
+
+    `PairedImageDataset(opt)`, with a section of the options, is BasicSR's call of the same.
+
+    Args:
+        dataroot_gt: Folder of the ground-truth pictures, or several; with io_backend lmdb, LMDBs.
+        dataroot_lq: Folder of the low-quality pictures, or as many as of the ground truth, paired in their order. Where
+            task makes lq of gt, it is left out or the same.
+        scale: Ratio of the sizes of gt and lq.
+        phase: train, val or test.
+        gt_size: Training: side of the ground-truth patches in pixels, a multiple of scale.
+        meta_info_file: Text file that names the pictures to use, one a line; default all. With several folders, a file
+            for each, or one whose names are looked up in all of them.
+        meta_info: Another name of meta_info_file.
+        filename_tmpl: Makes a low-quality file's name of a ground-truth one's: '{}x4'.
+        use_hflip: Training: flip at random.
+        use_rot: Training: turn by 90 degrees at random.
+        color: y reads the luma channel alone, in training as well as in validation.
+        mean: Subtracted from each channel; with std.
+        std: Divides each channel; with mean.
+        io_backend: How files are read.
+        task: What the pairs are for: SR reads both folders; denoising_color, denoising_gray and CAR (compression
+            artefacts) make lq of gt, by noise or by JPEG, at scale 1. denoising_gray and CAR read one grey channel.
+        noise: For denoising, the standard deviation of the noise in [0, 255], drawn anew for each training patch, and
+            always the same in val and test; for CAR, the JPEG quality, 1 to 100, of the whole picture. Where
+            dataroot_lq is another folder: CAR reads that, and denoising does where noise is left out.
 
     Raises:
         FileNotFoundError: A folder or file is missing.
@@ -52,23 +71,55 @@ class PairedImageDataset(Dataset):
         ValueError: An option is wrong, or files cannot be paired.
     """
 
-    def __init__(self, opt: dict) -> None:
-        self.makes_lq = makes_lq(opt)
-        roots = ['dataroot_gt'] if self.makes_lq else ['dataroot_lq', 'dataroot_gt']
-        check_image_options(opt, (*roots, 'scale', 'phase'))
-        self.opt = opt
-        self.scale = opt['scale']
-        self.grey = opt.get('task') in GREY_TASKS
-        self.training = opt['phase'] == 'train'
-        if self.training and not opt.get('gt_size'):
-            raise ValueError('PairedImageDataset needs gt_size in phase train')
-        if (opt.get('gt_size') or 0) % self.scale:
-            raise ValueError(f'gt_size {opt["gt_size"]} is no multiple of scale {self.scale}; change gt_size')
+    def __init__(
+        self,
+        dataroot_gt: Paths,
+        dataroot_lq: Paths | None = None,
+        *,
+        scale: Size,
+        phase: Literal['train', 'val', 'test'],
+        gt_size: Size | None = None,
+        meta_info_file: Paths | None = None,
+        meta_info: Paths | None = None,
+        filename_tmpl: str = '{}',
+        use_hflip: bool = False,
+        use_rot: bool = False,
+        color: Literal['y', 'rgb'] = 'rgb',
+        mean: Means | None = None,
+        std: Deviations | None = None,
+        io_backend: IOBackend | None = None,
+        task: Task = 'SR',
+        noise: Noise | None = None,
+    ) -> None:
+        self.gt_folder, self.lq_folder = dataroot_gt, dataroot_lq
+        self.filename_tmpl, self.mean, self.std = filename_tmpl, mean, std
+        self.task, self.noise, self.color = task, noise, color
+        self.scale, self.gt_size = scale, gt_size
+        self.use_hflip, self.use_rot = use_hflip, use_rot
+        self.training, self.grey = phase == 'train', task in GREY_TASKS
+        given = {'task': task, 'noise': noise, 'dataroot_gt': dataroot_gt, 'dataroot_lq': dataroot_lq}
+        self.makes_lq = makes_lq(given)
+        roots = {'gt': dataroot_gt} if self.makes_lq else {'lq': dataroot_lq, 'gt': dataroot_gt}
+        self.io_backend_opt = io_backend_options(io_backend, roots)
+        names, lmdb = meta_info_file or meta_info, self.io_backend_opt['type'] == 'lmdb'
         if self.makes_lq:
-            self.paths = [{'lq_path': path, 'gt_path': path} for path in find_pictures(opt, 'dataroot_gt')]
+            self._warn_of_unread_lq()
+            self.paths = [{'lq_path': p, 'gt_path': p} for p in find_pictures(dataroot_gt, 'dataroot_gt', names, lmdb)]
         else:
-            self.paths = find_pairs(opt)
-        self.file_client = make_file_client(opt, roots)
+            self.paths = find_pairs(dataroot_lq, dataroot_gt, filename_tmpl, names, lmdb)
+        self.file_client = make_file_client(self.io_backend_opt)
+
+    @staticmethod
+    def check_options(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """Mistakes that take more than one argument to see, as (argument, message)."""
+        yield from picture_mistakes(given)
+        yield from task_mistakes(given)
+        yield from folder_mistakes(given, ['dataroot_gt'] if makes_lq(given) else ['dataroot_gt', 'dataroot_lq'])
+        size, scale = given.get('gt_size'), given.get('scale', 1)
+        if size is None and given.get('phase') == 'train':
+            yield 'gt_size', 'missing; training needs it'
+        elif size is not None and size % scale:
+            yield 'gt_size', f'must be a multiple of scale {scale}, not {size}'
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -77,22 +128,22 @@ class PairedImageDataset(Dataset):
         lq_path, gt_path = self.paths[index]['lq_path'], self.paths[index]['gt_path']
         gt, lq = self._read(lq_path, gt_path)
         if self.training:
-            gt, lq = paired_random_crop(gt, lq, self.opt['gt_size'], self.scale, gt_path)
-            gt, lq = augment([gt, lq], bool(self.opt.get('use_hflip')), bool(self.opt.get('use_rot')))
-        if self.makes_lq and self.opt['task'] != 'CAR':  # after the crop: noise of a patch costs less
-            lq = add_unclipped_noise(gt, self.opt['noise'], None if self.training else 0)
-        if self.opt.get('color') == 'y':
+            gt, lq = paired_random_crop(gt, lq, self.gt_size, self.scale, gt_path)
+            gt, lq = augment([gt, lq], self.use_hflip, self.use_rot)
+        if self.makes_lq and self.task != 'CAR':  # after the crop: noise of a patch costs less
+            lq = add_unclipped_noise(gt, self.noise, None if self.training else 0)
+        if self.color == 'y':
             gt, lq = bgr2ycbcr(gt, y_only=True)[..., None], bgr2ycbcr(lq, y_only=True)[..., None]
         gt, lq = img2tensor([gt, lq])
-        if self.opt.get('mean') is not None:
-            gt, lq = (normalize(img, self.opt['mean'], self.opt['std']) for img in (gt, lq))
+        if self.mean is not None:
+            gt, lq = (normalize(img, self.mean, self.std) for img in (gt, lq))
         return {'lq': lq, 'gt': gt, 'lq_path': lq_path, 'gt_path': gt_path}
 
     def _read(self, lq_path: str, gt_path: str) -> tuple[np.ndarray, np.ndarray]:
         """(gt, lq); noise comes later, until when lq is gt."""
         gt = read_image(self.file_client, gt_path, 'dataroot_gt', self.grey)
         if self.makes_lq:
-            return gt, compress_jpeg(gt, self.opt['noise']) if self.opt['task'] == 'CAR' else gt
+            return gt, compress_jpeg(gt, int(self.noise)) if self.task == 'CAR' else gt
         lq = read_image(self.file_client, lq_path, 'dataroot_lq', self.grey)
         return self._fit(gt, lq, gt_path, lq_path), lq
 
@@ -107,3 +158,11 @@ class PairedImageDataset(Dataset):
                 f'{lq.shape[0]}x{lq.shape[1]} (height x width); check scale, the pairing and how lq was made'
             )
         return gt[:height, :width]
+
+    def _warn_of_unread_lq(self) -> None:
+        if self.lq_folder is not None and not same_folders(self.lq_folder, self.gt_folder):
+            logging.getLogger('basicsr').warning(
+                'task %s with noise %s adds noise to dataroot_gt; dataroot_lq %r is not read: leave noise out to '
+                'read it',
+                *(self.task, self.noise, self.lq_folder),
+            )

@@ -2,52 +2,58 @@
 
 from __future__ import annotations
 
-import logging
-import os
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, get_args
 
 import cv2
 import numpy as np
 
+from basicsr.data.folders import same_folders
+
+Task = Literal['SR', 'denoising_color', 'denoising_gray', 'CAR']
+TASKS = get_args(Task)
 GREY_TASKS = ('denoising_gray', 'CAR')
-TASKS = ('SR', 'denoising_color', *GREY_TASKS)
 
 
-def makes_lq(opt: dict) -> bool:
-    """Whether the task of a dataset's section makes lq of gt; otherwise `dataroot_lq` holds it ready-made.
+def makes_lq(given: Mapping[str, Any]) -> bool:
+    """Whether lq is made of gt; otherwise `dataroot_lq` holds it ready-made.
 
-    Raises:
-        ValueError: An unknown task, a scale that is not 1, or a `noise` that is missing or out of range.
+    Where that is another folder, MambaIR's rules hold: CAR reads its pictures, and `noise` says nothing more; denoising
+    reads them only where `noise` is absent.
+
+    Args:
+        given: The arguments of a data set: task, noise, dataroot_gt, dataroot_lq.
     """
-    task, noise = opt.get('task') or 'SR', opt.get('noise')
-    if task not in TASKS:
-        raise ValueError(f'task is one of {", ".join(TASKS)}, not {task!r}')
+    task, root_lq = given.get('task', 'SR'), given.get('dataroot_lq')
     if task == 'SR':
+        return False
+    ready = root_lq is not None and not same_folders(root_lq, given.get('dataroot_gt'))
+    return not (ready and (task == 'CAR' or given.get('noise') is None))
+
+
+def task_mistakes(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What is wrong with task, scale, noise and dataroot_lq taken together, as (argument, message)."""
+    task, noise = given.get('task', 'SR'), given.get('noise')
+    if task == 'SR':
+        if given.get('dataroot_lq') is None:
+            yield 'dataroot_lq', 'missing; task SR reads it'
         if noise:
-            raise ValueError(f'noise {noise!r} has no meaning in task SR; the tasks are {", ".join(TASKS)}')
-        return False
-    if opt.get('scale', 1) != 1:
-        raise ValueError(f'task {task} keeps the size of pictures: scale must be 1, not {opt["scale"]!r}')
-    root_lq, root_gt = opt.get('dataroot_lq'), opt.get('dataroot_gt')
-    ready = root_lq is not None and os.path.abspath(root_lq) != os.path.abspath(str(root_gt))
-    if ready and (task == 'CAR' or noise is None):
-        return False
-    _check_noise(task, noise)
-    if ready:
-        logging.getLogger('basicsr').warning(
-            'task %s with noise %s adds noise to dataroot_gt; dataroot_lq %r is not read: leave noise out to read it',
-            *(task, noise, root_lq),
-        )
-    return True
+            yield 'noise', f'has no meaning in task SR: {noise!r}; name a task, or leave it out'
+        return
+    if given.get('scale', 1) != 1:
+        yield 'task', f'{task} keeps the size of pictures: scale must be 1, not {given["scale"]!r}'
+    if noise is None:
+        if makes_lq(given):
+            yield 'noise', f'missing; task {task} makes lq of gt with it, or reads lq from a folder of its own'
+    elif task == 'CAR':
+        if not (_is_number(noise) and 1 <= noise <= 100 and float(noise).is_integer()):
+            yield 'noise', f'is the JPEG quality of task CAR: a whole number from 1 to 100, not {noise!r}'
+    elif not (_is_number(noise) and 0 < noise <= 255):
+        yield 'noise', f'must be above 0 and at most 255 in task {task}, not {noise!r}'
 
 
-def _check_noise(task: str, noise: object) -> None:
-    if task == 'CAR':
-        what, right = 'the JPEG quality, a whole number from 1 to 100', isinstance(noise, int) and 1 <= noise <= 100
-    else:
-        what, right = "the noise's sigma, above 0 and at most 255", isinstance(noise, int | float) and 0 < noise <= 255
-    if not right or isinstance(noise, bool):
-        given = 'it is missing' if noise is None else f'it is {noise!r}'
-        raise ValueError(f'task {task} needs noise, {what}; {given}. Or let dataroot_lq name ready-made pictures')
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def add_unclipped_noise(img: np.ndarray, sigma: float, seed: int | None = None) -> np.ndarray:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import re
 import types
-from collections.abc import Callable, Collection, Iterable, Sequence
+import typing
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import torch
 from pydantic import AfterValidator, ConfigDict, Field, create_model
 
-from basicsr.options.types import List, NotRead, Real, Section, Whole
+import ldt
+from basicsr.options.types import List, Real, Said, Section, Whole, fields_of, option
 from basicsr.utils.registry import (
     ARCH_REGISTRY,
     DATASET_REGISTRY,
@@ -23,6 +26,9 @@ from basicsr.utils.registry import (
     SCHEDULER_REGISTRY,
     Registry,
     did_you_mean,
+    is_path,
+    parameters_of,
+    parameters_passed_on,
 )
 
 
@@ -34,15 +40,19 @@ class Choice:
         word: What it is called in messages.
         registry: Where it is looked up.
         given: Arguments that the framework gives, and options cannot.
-        more: Keys that the framework itself reads: type, default, description.
+        more: Keys that the framework itself reads, whatever is chosen.
         closed: Whether keys beyond the arguments are mistakes although the object takes any, and ignores them.
+        inherited: Arguments that the framework takes from elsewhere in the options where the section lacks them.
+        whole: Whether classes may take their section as it stands, see `takes_whole_section`.
     """
 
     word: str
     registry: Registry
     given: Collection[str] = ()
-    more: tuple[tuple[str, Any, Any, str], ...] = ()
+    more: type[Section] = Section
     closed: bool = False
+    inherited: Collection[str] = ()
+    whole: bool = False
 
 
 _OTHER_STEPS = ('Optimizer', 'LBFGS', 'SparseAdam')
@@ -57,24 +67,60 @@ def _optimizers() -> Registry:
     return registry
 
 
-_BETTER = (
-    *('better', Literal['higher', 'lower'], None),
-    'Which values are better. Default: lower for NIQE, LPIPS and DISTS, else higher.',
-)
-_RATE = ('lr', Real(above=0), ..., 'Learning rate.')
+class AnyMetric(Section):
+    """What the framework reads beside any metric's arguments."""
+
+    better: Literal['higher', 'lower'] = option(
+        None, 'Which values are better. Default: lower for NIQE, LPIPS and DISTS, else higher.'
+    )
+
+
+class AnyOptimizer(Section):
+    """What the framework reads beside any optimizer's arguments."""
+
+    lr: Real(above=0) = option(..., 'Learning rate.')
+
+
+class AnyDataset(Section):
+    """What loader and pipeline read beside the arguments of any data set."""
+
+    name: str = option(None, 'What it is called in tables and folders. Default: the name of the section.')
+    use_shuffle: bool = option(True, 'Training: shuffle, where no sampler does.')
+    batch_size_per_gpu: Whole(1) = option(None, 'Training: samples of a batch in each process.')
+    num_worker_per_gpu: Whole(0) = option(None, 'Processes that load samples, for each training process.')
+    dataset_enlarge_ratio: Whole(1) = option(1, 'Training: how often an epoch shows each sample.')
+    prefetch_mode: Literal['cpu', 'cuda'] = option(None, 'Load ahead: cpu by a thread, cuda to the GPU.')
+    num_prefetch_queue: Whole(1) = option(1, 'Batches that prefetch_mode cpu loads ahead.')
+    pin_memory: bool = option(False, 'Page-locked memory, from which copies to a GPU are faster.')
+    persistent_workers: bool = option(False, 'Keep the loading processes from epoch to epoch.')
+    seen: bool = option(False, 'Test set of the training camera: left out of the mean of the unseen.')
+
+
+class _Criteria(Registry):
+    """What layers are scored by, as `ldt` knows it; and `prefix`, where names say which layers are unstable."""
+
+    def keys(self) -> list[str]:
+        return [*ldt.CRITERIA, 'prefix']
+
+    def get(self, name: str, suffix: str = 'basicsr') -> str:
+        if name not in self.keys():
+            raise KeyError(name)
+        return name
+
 
 CHOICES = {
+    'criterion': Choice('criterion', _Criteria('criterion')),
     'arch': Choice('network', ARCH_REGISTRY),
-    'dataset': Choice('data set', DATASET_REGISTRY),
+    'dataset': Choice('data set', DATASET_REGISTRY, ('phase',), AnyDataset, inherited=('scale',), whole=True),
     'loss': Choice('loss', LOSS_REGISTRY),
-    'metric': Choice('metric', METRIC_REGISTRY, ('img', 'img2'), (_BETTER,), closed=True),
+    'metric': Choice('metric', METRIC_REGISTRY, ('img', 'img2'), AnyMetric, closed=True),
     'model': Choice('model', MODEL_REGISTRY),
-    'optimizer': Choice('optimizer of torch.optim', _optimizers(), ('params', 'lr'), (_RATE,)),
+    'optimizer': Choice('optimizer of torch.optim', _optimizers(), ('params', 'lr'), AnyOptimizer),
     'scheduler': Choice('scheduler', SCHEDULER_REGISTRY, ('optimizer',)),
 }
 
-_NOT_READ = {'MambaIR': ('window_size', 'num_heads', 'interval')}
-"""Keys that MambaIR's option files inherited from those of other networks, and that its class takes and forgets."""
+WHOLE_SECTION_PATHS = ('dataroot_gt', 'dataroot_lq', 'meta_info', 'meta_info_file')
+"""What is taken for a path in the section of a data set that takes it as it stands."""
 
 
 def check_filled() -> None:
@@ -123,7 +169,8 @@ class Chosen(Section):
 @functools.cache
 def chosen_section(choice: str) -> type[Section]:
     """The section of which no more is known than what it chooses from."""
-    section = create_model(f'{choice}Section', __base__=Chosen, type=(NameOf(choice), Field(...)))
+    more = {name: kind for name, kind in _more(choice) if not kind[1].is_required()}
+    section = create_model(f'{choice}Section', __base__=Chosen, type=(NameOf(choice), Field(...)), **more)
     section.choice = choice
     return section
 
@@ -142,46 +189,87 @@ def arguments_of(choice: str, factory: Callable) -> type[Section]:
     """
     known = CHOICES[choice]
     fields: dict[str, Any] = {'type': (NameOf(choice), Field(...))}
-    described, is_open = described_arguments(factory), False
-    for index, parameter in enumerate(_parameters(factory)):
-        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            is_open = not known.closed
-        elif parameter.kind is not inspect.Parameter.VAR_POSITIONAL and parameter.name not in known.given:
-            default = ... if parameter.default is parameter.empty else parameter.default
-            field = Field(default, alias=parameter.name, description=described.get(parameter.name))
-            fields[f'argument_{index}'] = (simple(parameter.annotation), field)
-    for name in _NOT_READ.get(factory.__name__, ()):
-        fields.setdefault(name, (Annotated[Any, NotRead()], Field(None, description='Not read.')))
-    for name, kind, default, description in known.more:
-        fields[name] = (kind, Field(default, description=description))
+    is_open = known.whole and takes_whole_section(factory)
+    if not is_open:
+        arguments, is_open = _arguments(known, factory)
+        fields.update(arguments)
+    fields.update(_more(choice))
     section = create_model(factory.__name__, __base__=Chosen if is_open else Section, **fields)
     section.choice = choice
-    if hasattr(factory, 'check_options'):
+    if hasattr(factory, 'check_options') and not known.whole:
         section.rules = staticmethod(factory.check_options)
     return section
 
 
-def _parameters(factory: Callable) -> Iterable[inspect.Parameter]:
-    """Parameters with annotations that are types where their names can be found, and text elsewhere."""
-    try:
-        return inspect.signature(factory, eval_str=True).parameters.values()
-    except Exception:  # names that only type checkers import, or whatever else a user's annotation does
-        return inspect.signature(factory).parameters.values()
+def _arguments(known: Choice, factory: Callable) -> tuple[dict[str, Any], bool]:
+    """(a field for each argument that options may give, whether there may be others)."""
+    fields, described, is_open = {}, described_arguments(factory), False
+    for index, parameter in enumerate(parameters_of(factory)):
+        name, default = parameter.name, parameter.default
+        if parameter.kind is parameter.VAR_KEYWORD:
+            is_open = not known.closed
+        elif parameter.kind is not parameter.VAR_POSITIONAL and name not in {*known.given, *fields_of(known.more)}:
+            default = None if name in known.inherited else ... if default is parameter.empty else default
+            description = described.get(name)
+            if name in known.inherited and description:
+                description += ' Default: that of the top level.'
+            field = Field(default, alias=name, description=description)
+            fields[f'argument_{index}'] = (simple(parameter.annotation), field)
+    return fields, is_open
+
+
+def _more(choice: str) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """The keys that the framework itself reads, as fields of another section."""
+    for name, (_, field) in fields_of(CHOICES[choice].more).items():
+        kind = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+        yield name, (kind, Field(field.default, description=field.description))
+
+
+def takes_whole_section(factory: Callable) -> bool:
+    """Whether a class takes its section as it stands, as its one required argument `opt`: BasicSR's data sets do."""
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    required = [one.name for one in parameters_of(factory) if one.default is one.empty and one.kind not in kinds]
+    return required == ['opt']
+
+
+def is_needed(factory: Callable, name: str) -> bool:
+    """Whether a class has an argument of this name, without a default."""
+    return any(one.name == name and one.default is one.empty for one in parameters_of(factory))
+
+
+def path_arguments(choice: str, factory: Callable) -> tuple[str, ...]:
+    """The arguments that may be paths by their annotations: `Path`, `str | os.PathLike`, and lists of these.
+
+    Relative ones start at the project's folder, and those of a data set must be there before a run begins. Of a class
+    that takes its whole section they are `WHOLE_SECTION_PATHS`.
+    """
+    if CHOICES[choice].whole and takes_whole_section(factory):
+        return WHOLE_SECTION_PATHS
+    return tuple(one.name for one in parameters_passed_on(factory) if is_path(one.annotation))
+
+
+_PathText = Annotated[str, Said('a path', 'paths')]
 
 
 def simple(annotation: Any) -> Any:
     """The type of the values that YAML can give to an argument with this annotation; `Any` where that is not known."""
     plain = {int: Whole(), float: Real(), bool: bool, str: str, list: list, tuple: list, dict: dict}
     origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        inner = simple(arguments[0])
+        return inner if inner is Any else Annotated[(inner, *arguments[1:])]
     if origin in (Union, types.UnionType):
-        members = [None if one is type(None) else simple(one) for one in arguments if one is not torch.Tensor]
-        return Any if Any in members or not members else Union[tuple(members)]  # noqa: UP007
+        return _simple_union(arguments)
     if origin is Literal:
         return annotation
     if origin in (list, tuple, Sequence, Iterable, Collection):
         items = [simple(one) for one in arguments if one is not Ellipsis]
         fixed = len(items) if origin is tuple and Ellipsis not in arguments else None
         return List(Any if Any in items else Union[tuple(items)], fixed, fixed)  # noqa: UP007
+    if inspect.isclass(origin or annotation) and issubclass(origin or annotation, os.PathLike):
+        return _PathText
+    if typing.is_typeddict(annotation):
+        return _typed_section(annotation)
     if origin is dict:
         return dict
     try:
@@ -190,10 +278,34 @@ def simple(annotation: Any) -> Any:
         return Any
 
 
-def described_arguments(factory: Callable) -> dict[str, str]:
-    """The descriptions of a Google docstring's `Args:`, by argument."""
+def _simple_union(kinds: Iterable[Any]) -> Any:
+    members = [None if one is type(None) else simple(one) for one in kinds if one is not torch.Tensor]
+    if Any in members or not members:
+        return Any
+    if _PathText in members:
+        members = [one for one in members if one is not str]
+    sections = [one for one in members if inspect.isclass(one) and issubclass(one, Section)]
+    if sections and set(members) <= {None, *sections}:  # `~` is a key left out, so that None goes without saying
+        return sections[0] if len(sections) == 1 else dict
+    return Union[tuple(members)]  # noqa: UP007
+
+
+@functools.cache
+def _typed_section(kind: type) -> type[Section]:
+    """A TypedDict as a section: its keys, of which `Attributes:` says what they are."""
+    described, hints = described_arguments(kind, 'Attributes'), typing.get_type_hints(kind, include_extras=True)
+    defaults = {key: ... if key in kind.__required_keys__ else None for key in hints}
+    fields = {
+        f'key_{index}': (simple(hint), Field(defaults[key], alias=key, description=described.get(key)))
+        for index, (key, hint) in enumerate(hints.items())
+    }
+    return create_model(kind.__name__, __base__=Section, **fields)
+
+
+def described_arguments(factory: Callable, part: str = 'Args') -> dict[str, str]:
+    """The descriptions of a Google docstring's `Args:`, or of another part, by argument."""
     text = inspect.cleandoc(factory.__doc__ or '')
-    section = re.search(r'^Args:\n((?: +.*\n?|\n)*)', text, re.M)
+    section = re.search(rf'^{part}:\n((?: +.*\n?|\n)*)', text, re.M)
     found: dict[str, str] = {}
     for entry in re.findall(r'^    (\S[^:]*): (.*(?:\n {5,}.*)*)', section[1] if section else '', re.M):
         words = re.sub(r'\s+', ' ', entry[1]).strip()

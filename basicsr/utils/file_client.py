@@ -13,7 +13,7 @@ class FileClient:
 
     Args:
         backend: `io_backend: {type: …}` of the options: disk or lmdb.
-        db_paths: For lmdb: the folders.
+        db_paths: For lmdb: the folders; several of them under one key as a list.
         client_keys: For lmdb: what each folder is called in `get`, for example lq and gt.
 
     Raises:
@@ -25,7 +25,7 @@ class FileClient:
     def __init__(
         self,
         backend: str = 'disk',
-        db_paths: Sequence[str] | str | None = None,
+        db_paths: Sequence[str | Sequence[str]] | str | None = None,
         client_keys: Sequence[str] | str = 'default',
         **kwargs: object,
     ) -> None:
@@ -34,20 +34,30 @@ class FileClient:
         extra = {**kwargs, **({'db_paths': db_paths} if backend == 'disk' and db_paths is not None else {})}
         if extra:
             raise ValueError(f'io_backend: type {backend} takes no other entries; remove {", ".join(sorted(extra))}')
-        self._folders: dict[str, str] | None = None
+        self._folders: dict[str, list[str]] | None = None
         if backend == 'lmdb':
             folders, names = ([item] if isinstance(item, str) else list(item or []) for item in (db_paths, client_keys))
             if not folders or len(folders) != len(names):
                 raise ValueError(f'an LMDB client takes a key for each folder, not {names} for {folders}')
-            self._folders = dict(zip(names, map(str, folders), strict=True))
-            for name, folder in self._folders.items():
-                check_lmdb(folder, f'dataroot_{name}')
+            self._folders = {}
+            for name, item in zip(names, folders, strict=True):
+                several = isinstance(item, list | tuple)
+                self._folders[name] = [str(folder) for folder in (item if several else [item])]
+                for index, folder in enumerate(self._folders[name]):
+                    check_lmdb(folder, f'dataroot_{name}' + (f'[{index}]' if several else ''))
 
     def get(self, filepath: str | Path, client_key: str = 'default') -> bytes:
-        """Return the bytes of a file; from an LMDB, those of the key `filepath` in the folder called `client_key`."""
+        """Return the bytes of a file; from an LMDB, those of the key `filepath` in the folder called `client_key`.
+
+        Where several folders have that name, `filepath` is `<folder>/<key>`.
+        """
         if self._folders is None:
             return Path(filepath).read_bytes()
-        return read_lmdb(self._folders[client_key], str(filepath))
+        folders, key = self._folders[client_key], str(filepath)
+        for folder in folders if len(folders) > 1 else ():
+            if key.startswith(f'{folder}/'):
+                return read_lmdb(folder, key.removeprefix(f'{folder}/'))
+        return read_lmdb(folders[0], key)
 
     def get_text(self, filepath: str | Path) -> str:
         """Return a file's text, read as UTF-8 from the disk."""

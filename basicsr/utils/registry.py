@@ -5,15 +5,38 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-from collections.abc import Iterable, Iterator
+import os
+import sys
+import types
+import weakref
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Union, get_args, get_origin
+
+_SHORTEST = 3
+_NESTING = (Union, types.UnionType, Annotated, list, tuple, Sequence, Iterable, Collection)
 
 
-def did_you_mean(name: object, choices: Iterable[str], cutoff: float = 0.5) -> str:
-    """Return '; did you mean …?' with the choice nearest to `name`, or '.' where none is near."""
-    near = difflib.get_close_matches(str(name), list(choices), n=1, cutoff=cutoff)
+def did_you_mean(name: object, choices: Iterable[str], cutoff: float = 0.7) -> str:
+    """Return '; did you mean …?' with the choice nearest to `name`, or '.' where none is near.
+
+    Near is what differs in few letters, or is `name` with letters left out: `totl` for `total_iter`.
+    """
+    name, choices = str(name), list(choices)
+    near = difflib.get_close_matches(name, choices, n=1, cutoff=cutoff)
+    near = near or [choice for choice in choices if _shortens(name.lower(), choice.lower())]
     return f'; did you mean {near[0]!r}?' if near else '.'
+
+
+def _shortens(name: str, choice: str) -> bool:
+    """Whether `name` has the first letters of `choice`, and then others of it in their order."""
+    rest = iter(choice)
+    return len(name) >= _SHORTEST and name[:2] == choice[:2] and all(letter in rest for letter in name)
+
+
+class AlreadyRegistered(KeyError, AssertionError):
+    """A name is taken. BasicSR raises an AssertionError; to the command line it is a mistake of the user."""
 
 
 class Registry:
@@ -22,22 +45,28 @@ class Registry:
     Used as a decorator, `@ARCH_REGISTRY.register()`, or as a call, `ARCH_REGISTRY.register(MyNet)`.
     """
 
+    _all: weakref.WeakSet[Registry] = weakref.WeakSet()
+
     def __init__(self, name: str) -> None:
         self.name = name
         self._objects: dict[str, Any] = {}
+        Registry._all.add(self)
 
     def register(self, obj: Any = None, suffix: str | None = None, name: str | None = None) -> Any:
         """Add `obj` under `name`, by default its own (plus `_suffix`); without `obj`, return a decorator that does.
 
         Raises:
-            KeyError: The name is taken by another object.
+            AlreadyRegistered: The name is taken by another object.
         """
         if obj is None:
             return lambda decorated: self.register(decorated, suffix, name)
         name = name or obj.__name__
         name = name if suffix is None else f'{name}_{suffix}'
         if self._objects.get(name, obj) is not obj:
-            raise KeyError(f'{name!r} is already registered in the {self.name} registry, by {self._objects[name]!r}')
+            raise AlreadyRegistered(
+                f'{name!r} is already registered in the {self.name} registry, by {_origin(self._objects[name])}; '
+                'choose another name'
+            )
         self._objects[name] = obj
         return obj
 
@@ -61,6 +90,34 @@ class Registry:
 
     def keys(self):
         return self._objects.keys()
+
+
+def _origin(thing: Any) -> str:
+    """A class or function and its file, for a message."""
+    try:
+        return f'{thing.__qualname__} of {inspect.getsourcefile(thing)}'
+    except (TypeError, AttributeError):
+        return repr(thing)
+
+
+def all_registered() -> list[tuple[str, str]]:
+    """(registry, name) of all that is registered anywhere."""
+    registries = sorted(Registry._all, key=lambda registry: registry.name)
+    return [(registry.name, name) for registry in registries for name in registry.keys()]
+
+
+@contextmanager
+def forgotten_on_error() -> Iterator[None]:
+    """Where an exception leaves the block, forget what was registered inside, save by modules that stay imported."""
+    before = {registry: dict(iter(registry)) for registry in Registry._all}
+    try:
+        yield
+    except BaseException:
+        for registry, kept in before.items():
+            for name, thing in list(registry):
+                if name not in kept and getattr(thing, '__module__', None) not in sys.modules:
+                    del registry._objects[name]
+        raise
 
 
 def import_modules(package_file: str, package: str, suffix: str) -> None:
@@ -92,7 +149,7 @@ def build(registry: Registry, opt: dict, *args: Any) -> Any:
 
 
 def call_checked(factory: Any, what: str, *args: Any, **options: Any) -> Any:
-    """Call `factory`, whose keyword arguments come from an option file.
+    """Call `factory`, whose keyword arguments come from an option file; what it wants as a `Path` becomes one.
 
     Raises:
         ValueError: It takes no such option, or rejects a value; the message begins with `what`.
@@ -103,10 +160,56 @@ def call_checked(factory: Any, what: str, *args: Any, **options: Any) -> Any:
             if key not in parameters:
                 known = ', '.join(parameters)
                 raise ValueError(f'{what} takes no option {key!r}{did_you_mean(key, parameters)} It takes: {known}')
+    for parameter in parameters_passed_on(factory):
+        if parameter.name in options and is_path(parameter.annotation):
+            options[parameter.name] = _as_path(options[parameter.name], parameter.annotation)
     try:
         return factory(*args, **options)
     except (TypeError, ValueError) as error:
         raise ValueError(f'{what}: {error}') from error
+
+
+def parameters_of(factory: Callable) -> list[inspect.Parameter]:
+    """Parameters with annotations that are types where their names can be found, and text elsewhere."""
+    try:
+        return list(inspect.signature(factory, eval_str=True).parameters.values())
+    except Exception:  # names that only type checkers import, or whatever else a user's annotation does
+        return list(inspect.signature(factory).parameters.values())
+
+
+def parameters_passed_on(factory: Callable) -> list[inspect.Parameter]:
+    """Named parameters; of a class that takes `**kwargs` also those of the classes from which it inherits."""
+    makers = [factory]
+    if inspect.isclass(factory):
+        makers = [vars(kind)['__init__'] for kind in factory.__mro__[:-1] if '__init__' in vars(kind)]
+    found: dict[str, inspect.Parameter] = {}
+    for maker in makers:
+        own = parameters_of(maker)[1 if inspect.isclass(factory) else 0 :]
+        for one in own:
+            if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD):
+                found.setdefault(one.name, one)
+        if not any(one.kind is one.VAR_KEYWORD for one in own):
+            break
+    return list(found.values())
+
+
+def is_path(annotation: Any) -> bool:
+    """Whether an argument with this annotation may be a path, or a list of paths; plain text is none."""
+    return any(inspect.isclass(kind) and issubclass(kind, os.PathLike) for kind in _leaves(annotation))
+
+
+def _as_path(value: Any, annotation: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)(_as_path(item, annotation) for item in value)
+    return Path(value) if isinstance(value, str) and str not in _leaves(annotation) else value
+
+
+def _leaves(annotation: Any) -> list[Any]:
+    """What an annotation is made of: `str` and `Path` for `list[str | Path]`."""
+    origin = get_origin(annotation)
+    if origin in _NESTING:
+        return [kind for one in get_args(annotation) for kind in _leaves(one)]
+    return [origin or annotation]
 
 
 DATASET_REGISTRY = Registry('dataset')
@@ -115,3 +218,4 @@ MODEL_REGISTRY = Registry('model')
 LOSS_REGISTRY = Registry('loss')
 METRIC_REGISTRY = Registry('metric')
 SCHEDULER_REGISTRY = Registry('scheduler')
+STRATEGY_REGISTRY = Registry('strategy')

@@ -293,12 +293,14 @@ def test_broken_pictures_are_named(pictures):
 @pytest.mark.parametrize(
     'changes, message',
     [
-        ({'gt_size': 9}, 'gt_size 9 is no multiple of scale 2'),
-        ({'gt_size': ...}, 'needs gt_size in phase train'),
+        ({'gt_size': 9}, 'gt_size: must be a multiple of scale 2, not 9'),
+        ({'gt_size': ...}, 'PairedImageDataset: gt_size: missing; training needs it'),
         ({'dataroot_gt': ...}, 'PairedImageDataset needs the option dataroot_gt'),
-        ({'task': 'deblurring'}, "task is one of SR, denoising_color, denoising_gray, CAR, not 'deblurring'"),
-        ({'color': 'gray'}, "color is y, rgb or left out, not 'gray'"),
-        ({'mean': [0, 0, 0]}, 'mean and std belong together'),
+        ({'scale': None}, 'PairedImageDataset needs the option scale'),
+        ({'use_hflp': True}, "PairedImageDataset takes no option 'use_hflp'; did you mean 'use_hflip'"),
+        ({'task': 'deblurring'}, "task: must be one of SR, denoising_color, denoising_gray, CAR, not 'deblurring'"),
+        ({'color': 'gray'}, "color: must be y or rgb, not 'gray'"),
+        ({'mean': [0, 0, 0]}, 'std: missing; mean and std belong together'),
         ({'io_backend': {'type': 'memcached'}}, "'memcached' is not supported; it is disk or lmdb"),
         ({'type': ...}, 'needs `type`, one of PairedImageDataset, SingleImageDataset'),
     ],
@@ -312,7 +314,10 @@ def test_wrong_options(pictures, changes, message):
 @pytest.mark.parametrize('kind', ['PairedImageDataset', 'SingleImageDataset'])
 def test_datasets_take_a_list_of_names(pictures, key, kind):
     (pictures / 'list.txt').write_text('2.png (24,32,3)\n0.png\n')
-    dataset = build_dataset(section(pictures, type=kind, **{key: str(pictures / 'list.txt')}))
+    opt = section(pictures, type=kind, **{key: str(pictures / 'list.txt')})
+    if kind == 'SingleImageDataset':
+        opt = {name: opt[name] for name in ('type', 'name', 'phase', 'scale', 'dataroot_lq', 'batch_size_per_gpu', key)}
+    dataset = build_dataset(opt)
     assert [dataset[index]['lq_path'] for index in range(len(dataset))] == [
         str(pictures / 'lq' / '2.png'),
         str(pictures / 'lq' / '0.png'),

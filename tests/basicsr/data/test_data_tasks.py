@@ -110,19 +110,17 @@ def test_ready_made_pictures(root, caplog, task, noise, reads):
 @pytest.mark.parametrize(
     'changes, message',
     [
-        (
-            {'noise': ...},
-            r"task denoising_color needs noise, the noise's sigma, above 0 and at most 255; it is missing",
-        ),
-        ({'noise': -1}, 'above 0 and at most 255; it is -1'),
-        ({'noise': 'strong'}, "it is 'strong'"),
+        ({'noise': ...}, 'noise: missing; task denoising_color makes lq of gt with it'),
+        ({'noise': -1}, 'noise: must be above 0 and at most 255 in task denoising_color, not -1'),
+        ({'noise': 'strong'}, "noise: must be above 0 and at most 255 in task denoising_color, not 'strong'"),
         (
             {'task': 'CAR', 'noise': 101},
-            'task CAR needs noise, the JPEG quality, a whole number from 1 to 100; it is 101',
+            'noise: is the JPEG quality of task CAR: a whole number from 1 to 100, not 101',
         ),
-        ({'task': 'CAR', 'noise': 9.5}, 'it is 9.5'),
-        ({'scale': 2}, 'task denoising_color keeps the size of pictures: scale must be 1, not 2'),
-        ({'task': 'SR', 'dataroot_lq': 'x'}, 'noise 25 has no meaning in task SR'),
+        ({'task': 'CAR', 'noise': 9.5}, 'a whole number from 1 to 100, not 9.5'),
+        ({'scale': 2}, 'task: denoising_color keeps the size of pictures: scale must be 1, not 2'),
+        ({'task': 'SR', 'dataroot_lq': 'x'}, 'noise: has no meaning in task SR: 25'),
+        ({'task': 'SR', 'noise': ...}, 'dataroot_lq: missing; task SR reads it'),
         ({'task': 'denoising_gray', 'color': 'y'}, 'color: y does not go with task denoising_gray'),
         ({'dataroot_gt': ...}, 'needs the option dataroot_gt'),
     ],
@@ -130,6 +128,12 @@ def test_ready_made_pictures(root, caplog, task, noise, reads):
 def test_mistakes(root, changes, message):
     with pytest.raises(ValueError, match=message):
         build_dataset(section(root, **changes))
+
+
+def test_the_quality_of_jpeg_may_be_a_float_that_is_whole(root):
+    """As the schema of option files gives it."""
+    items = [build_dataset(section(root, task='CAR', noise=noise, phase='val'))[0]['lq'] for noise in (10, 10.0)]
+    assert torch.equal(*items)
 
 
 def test_meta_info_chooses_pictures_of_gt_alone(root, tmp_path):
