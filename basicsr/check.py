@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-import basicsr.models  # noqa: F401  registers what option files name
-from basicsr.archs import build_network
-from basicsr.archs.from_weights import load_network_weights
-from basicsr.data import build_dataloader, build_dataset
-from basicsr.data.data_sampler import EnlargedSampler
-from basicsr.evaluation import networks_of, with_changes
-from basicsr.models.head_first import head_of
+from basicsr.data import build_dataset
+from basicsr.data.loaders import loader_beside_the_training, prefetcher, training_loader
+from basicsr.evaluation import build_loaders, networks_of, with_changes
+from basicsr.models import build_model
 from basicsr.options.check import check_options
 from basicsr.options.file import load_options
 from basicsr.options.resolve import check_files, dict2str, missing_data, parse_options, trained_first
+from basicsr.rehearsal import rehearse, without_pretrained_weights
 from basicsr.runs.threads import in_threads
 
 _SHOWN = 20
+_OPTION = re.compile(r'(datasets|network_g|path|scale|train|val|the first)\b[\w.]*\b.*?: ')
 
 
 def check_pipeline(root_path: str, args: argparse.Namespace | None = None, is_train: bool = True) -> None:
@@ -44,14 +44,12 @@ def check_pipeline(root_path: str, args: argparse.Namespace | None = None, is_tr
         check_files(opt)
     except FileNotFoundError as error:
         mistakes.append(str(error))
-    lines = []
+    lines = _check_data(opt, mistakes)
     for label, changes in networks_of(opt).items():
-        where = f'compare.{label}' if changes else 'network_g'
-        lines += _check_network(with_changes(opt, changes), mistakes, where)
-    lines += [*_check_data(opt, mistakes), *notes]
-    print('\n'.join(lines))
+        lines += _check_model(opt, label, changes, mistakes)
+    print('\n'.join([*lines, *notes]))
     if mistakes:
-        raise ValueError('the check found:\n' + '\n'.join(mistakes))
+        raise ValueError('the check found:\n' + '\n'.join(dict.fromkeys(mistakes)))
     print(f'{args.opt}: no mistakes found.')
 
 
@@ -72,22 +70,29 @@ def _without_what_a_run_makes(opt: dict, root_path: str) -> list[str]:
     return notes
 
 
-def _check_network(opt: dict, mistakes: list[str], where: str) -> list[str]:
-    """Build the network, and load its weights where they are there."""
+def _check_model(opt: dict, label: str, changes: dict, mistakes: list[str]) -> list[str]:
+    """Build one of the models, load its weights where they are there, and try its first step and its first tests."""
+    main = not changes
+    is_train = opt['is_train'] and main
+    opt = {**with_changes(opt, changes), 'is_train': is_train}
+    if opt['path'].get('pretrain_network_g') and not Path(opt['path']['pretrain_network_g']).is_file():
+        opt = without_pretrained_weights({'train': {}, **opt})
+    broken = bool(mistakes)
     try:
-        net: nn.Module = build_network(opt['network_g'])
-        weights = opt['path'].get('pretrain_network_g')
-        if weights and Path(weights).is_file():
-            key = opt['path'].get('param_key_g', 'params')
-            load_network_weights(net, weights, key, opt['path'].get('strict_load_g', True))
-        if where == 'network_g' and opt['is_train'] and opt['train'].get('head_first'):
-            head_of(net, opt['train']['head_first'])
-    except Exception as error:  # networks of users raise anything
-        mistakes.append(f'{where}: {_in_a_line(error)}')
+        model = build_model(opt)
+        if not broken:
+            if is_train:
+                model.train_loader = loader_beside_the_training(opt) if 'train' in opt['datasets'] else None
+                prefetcher(model.train_loader, opt)
+            rehearse(model, model.train_loader, build_loaders(opt, ['val', 'test']))
+    except Exception as error:  # models of users raise anything
+        text, where = _in_a_line(error), 'network_g' if main else f'compare.{label}'
+        mistakes.append(text if main and _OPTION.match(text) else f'{where}: {text}')
         return []
-    count = sum(parameter.numel() for parameter in net.parameters())
-    of = '' if where == 'network_g' else f' ({where})'
-    return [f'Network {type(net).__name__}: {count:,} parameters{of}']
+    count = sum(parameter.numel() for parameter in model.get_bare_model(model.net_g).parameters())
+    of = '' if main else f' (compare.{label})'
+    tried = '' if broken else f'; {"the first step and " if is_train else ""}the first tests were tried'
+    return [f'Network {type(model.get_bare_model(model.net_g)).__name__}: {count:,} parameters{of}{tried}']
 
 
 def _check_data(opt: dict, mistakes: list[str]) -> list[str]:
@@ -100,7 +105,7 @@ def _check_data(opt: dict, mistakes: list[str]) -> list[str]:
         try:
             dataset = build_dataset(section)
             if section['phase'] == 'train':
-                lines.append(_epochs(opt, section, dataset))
+                lines.append(_epochs(opt, section))
         except Exception as error:  # data sets of users raise anything
             mistakes.append(f'datasets.{phase}: {_in_a_line(error)}')
             continue
@@ -114,10 +119,8 @@ def _check_data(opt: dict, mistakes: list[str]) -> list[str]:
     return lines
 
 
-def _epochs(opt: dict, section: dict, dataset: Any) -> str:
-    sampler = EnlargedSampler(dataset, opt['world_size'], opt['rank'], section.get('dataset_enlarge_ratio') or 1)
-    accumulate = opt['train'].get('accumulate') or 1
-    loader = build_dataloader(dataset, section, opt['num_gpu'], opt['dist'], sampler, opt['manual_seed'], accumulate)
+def _epochs(opt: dict, section: dict) -> str:
+    loader, _ = training_loader(opt, section, opt['train'].get('accumulate') or 1)
     total = opt['train']['total_iter']
     return f'Training: {total:,} iterations in {-(-total // len(loader)):,} epochs of {len(loader):,}'
 

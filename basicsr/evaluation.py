@@ -16,6 +16,7 @@ from basicsr.results.plots import crop_sheet, most_detailed_crop
 from basicsr.results.scores import Results
 from basicsr.results.tables import summary, write_results
 from basicsr.utils.img_util import tensor2img
+from basicsr.utils.logger import get_root_logger
 
 _CROP = 96
 _MOST_ROWS = 6
@@ -97,11 +98,11 @@ def evaluate(opt: dict, models: dict[str, Any], loaders: list[Any]) -> Results:
     for label, model in models.items():
         results.scores[label] = {}
         for loader in loaders:
-            name = loader.dataset.opt['name']
-            model.validation(loader, label, None, model.opt['val']['save_img'])
-            results.scores[label][name] = dict(zip(_picture_names(model), _scores(model), strict=True))
+            name, images = loader.dataset.opt['name'], _validated(model, loader, label)
+            results.scores[label][name] = dict(images)
             if name not in results.domains:
-                results.domains[name] = {'images': dict(zip(_picture_names(model), _paths(loader), strict=True))}
+                paths = _paths(loader) if len(images) == len(loader.dataset) else [{} for _ in images]
+                results.domains[name] = {'images': {image: one for (image, _), one in zip(images, paths, strict=True)}}
     results.main = results.networks[-1]
     results.seen = [loader.dataset.opt['name'] for loader in loaders if _is_seen(loader.dataset.opt)]
     return results
@@ -111,18 +112,22 @@ def _is_seen(section: dict) -> bool:
     return bool(section.get('seen')) or section['phase'] == 'val'
 
 
-def _scores(model: Any) -> list[dict[str, float]]:
-    return [scores for _, scores in model.image_results]
+def _validated(model: Any, loader: Any, label: str) -> list[tuple[str, dict[str, float]]]:
+    """(name, scores) of each picture; of pictures with the same name, the second is called `name (2)`.
 
-
-def _picture_names(model: Any) -> list[str]:
-    """Names of the pictures just tested; of those with the same name, the second is called `name (2)`."""
+    A model that validates by itself, as those of BasicSR do, has one entry for all: the means.
+    """
+    model.image_results = []
+    model.validation(loader, label, None, model.opt['val']['save_img'])
+    if not model.image_results:
+        get_root_logger().info('%s validates by itself: of %s there are means alone', type(model).__name__, label)
+        return [(f'mean of {len(loader.dataset)}', dict(getattr(model, 'metric_results', {})))]
     seen: Counter[str] = Counter()
-    names = []
-    for name, _ in model.image_results:
+    images = []
+    for name, scores in model.image_results:
         seen[name] += 1
-        names.append(name if seen[name] == 1 else f'{name} ({seen[name]})')
-    return names
+        images.append((name if seen[name] == 1 else f'{name} ({seen[name]})', scores))
+    return images
 
 
 def _paths(loader: Any) -> list[dict[str, str]]:
@@ -171,8 +176,11 @@ def _crops(results: Results, loaders: list[Any], pictures: str, path: str) -> bo
         for label in results.networks:
             scores = results.scores[label][domain].get(name, {})
             picture = cv2.imread(os.path.join(pictures, domain, f'{name}_{label}.png'))
+            if picture is None:  # of a model that writes its pictures elsewhere, or none
+                break
             cells.append((picture[window], ', '.join(f'{metric} {value:.2f}' for metric, value in scores.items())))
-        rows.append((f'{domain}\n{name}', [*cells, (gt[window], '')]))
+        if len(cells) == len(results.networks):
+            rows.append((f'{domain}\n{name}', [*cells, (gt[window], '')]))
     if rows:
         crop_sheet(rows, [*results.networks, 'truth'], path)
     return bool(rows)

@@ -8,7 +8,8 @@ import math
 import os
 import runpy
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from basicsr.check import check_pipeline
 from basicsr.data import build_dataloader, build_dataset
 from basicsr.data.data_sampler import EnlargedSampler
-from basicsr.data.prefetch_dataloader import CPUPrefetcher, CUDAPrefetcher
-from basicsr.evaluation import compare, compared
+from basicsr.data.loaders import loader_beside_the_training, prefetcher, training_loader
+from basicsr.evaluation import build_loaders, compare, compared
 from basicsr.models import build_model
 from basicsr.models.stepping import NotFinite
 from basicsr.ops.selective_scan import chosen_backend
@@ -37,9 +38,17 @@ from basicsr.options.resolve import (
     trained_first,
     yaml_load,
 )
+from basicsr.rehearsal import rehearse, rehearse_untrained
 from basicsr.runs.checkpoint import prune_checkpoints
 from basicsr.runs.command_line import make_parser, run_from_command_line
-from basicsr.runs.resume import batches_done, keep_options, load_resume_state, restore_random_state, run_state
+from basicsr.runs.resume import (
+    batches_done,
+    keep_options,
+    load_resume_state,
+    options_of_a_resumed_model,
+    restore_random_state,
+    run_state,
+)
 from basicsr.runs.stopping import Stopped, StopSignals
 from basicsr.utils.dist_util import barrier, highest
 from basicsr.utils.logger import (
@@ -76,6 +85,8 @@ def prepare(root_path: str, opt: dict, args: argparse.Namespace) -> None:
         script = Path(root_path) / 'scripts' / 'data_preparation' / 'make_quickstart_cameras.py'
         runpy.run_path(str(script))['make'](Path(root_path) / opt['quickstart_data'])
     barrier()
+    if trained_first(opt):
+        rehearse_untrained(opt)  # a mistake must not come to light after a pre-training
     for option, section in trained_first(opt).items():
         if option in trained_first(opt):  # and was not made since, on the way to another
             get_root_logger().info('%s is not there: training it first', section['pretrain_network_g'])
@@ -90,7 +101,7 @@ def create_train_val_dataloader(opt: dict, logger: Any) -> tuple[Any, EnlargedSa
     train_loader, val_loaders = None, []
     for dataset_opt in opt['datasets'].values():
         if dataset_opt['phase'] == 'train':
-            train_loader, sampler = _train_loader(opt, dataset_opt, opt['train'].get('accumulate') or 1)
+            train_loader, sampler = training_loader(opt, dataset_opt, opt['train'].get('accumulate') or 1)
         elif dataset_opt['phase'] == 'val':
             val_loaders.append(build_dataloader(build_dataset(dataset_opt), dataset_opt, opt['num_gpu']))
         elif dataset_opt['phase'] != 'test':
@@ -101,15 +112,6 @@ def create_train_val_dataloader(opt: dict, logger: Any) -> tuple[Any, EnlargedSa
     total_epochs = math.ceil(total_iters / len(train_loader))
     logger.info('%d iterations in %d epochs of %d', total_iters, total_epochs, len(train_loader))
     return train_loader, sampler, val_loaders, total_epochs, total_iters
-
-
-def _train_loader(opt: dict, dataset_opt: dict, accumulate: int = 1) -> tuple[Any, EnlargedSampler]:
-    dataset, ratio = build_dataset(dataset_opt), dataset_opt.get('dataset_enlarge_ratio') or 1
-    sampler = EnlargedSampler(dataset, opt['world_size'], opt['rank'], ratio, opt['manual_seed'])
-    loader = build_dataloader(
-        dataset, dataset_opt, opt['num_gpu'], opt['dist'], sampler, opt['manual_seed'], accumulate
-    )
-    return loader, sampler
 
 
 def train_pipeline(root_path: str, args: argparse.Namespace | None = None) -> None:
@@ -133,21 +135,19 @@ def train_pipeline(root_path: str, args: argparse.Namespace | None = None) -> No
     set_random_seed(opt['manual_seed'] + opt['rank'])  # a pre-training drew on it, where there was one
     train_loader, sampler, val_loaders, _, _ = create_train_val_dataloader(opt, logger)
 
-    model = build_model(opt)
-    # A loader of its own: looking at batches between two iterations must not move the training's.
-    train_opt = next(dataset for dataset in opt['datasets'].values() if dataset['phase'] == 'train')
-    model.train_loader, _ = _train_loader(opt, {**train_opt, 'prefetch_mode': None, 'persistent_workers': False})
+    model = build_model(opt if resume_state is None else options_of_a_resumed_model(opt, resume_state['iter']))
+    model.train_loader = loader_beside_the_training(opt)
+    run = _Run(opt, model, train_loader, sampler, val_loaders)
+    rehearse(model, model.train_loader, [*val_loaders, *build_loaders(opt, ['test'])])
     make_exp_dirs(opt) if resume_state is None else make_sub_dirs(opt)
     barrier()
-    tb_logger = _begin_logs(opt, args, model, resume_state)
-    model.tb_logger = tb_logger
+    tb_logger = model.tb_logger = _begin_logs(opt, args, model, resume_state)
 
-    run = _Run(opt, model, train_loader, sampler, val_loaders, tb_logger)
     if resume_state is None:
         model.before_training(model.train_loader)
     else:
         run.resume(resume_state)
-    run.iterate()
+    run.iterate(tb_logger)
 
     model.save(-1, -1)
     if tb_logger:
@@ -177,19 +177,12 @@ def _begin_logs(opt: dict, args: argparse.Namespace, model: Any, resume_state: d
 class _Run:
     """The training loop and its place: epoch, batches of it that are done, iteration."""
 
-    def __init__(
-        self, opt: dict, model: Any, train_loader: Any, sampler: EnlargedSampler, val_loaders: list, tb_logger: Any
-    ) -> None:
-        self.opt, self.model, self.sampler, self.val_loaders, self.tb_logger = (
-            opt,
-            model,
-            sampler,
-            val_loaders,
-            tb_logger,
-        )
-        self.batch_size = train_loader.batch_size
-        self.prefetcher = _prefetcher(train_loader, opt)
+    def __init__(self, opt: dict, model: Any, train_loader: Any, sampler: EnlargedSampler, val_loaders: list) -> None:
+        self.opt, self.model, self.sampler = opt, model, sampler
+        self.val_loaders, self.batch_size = val_loaders, train_loader.batch_size
+        self.prefetcher = prefetcher(train_loader, opt)
         self.total_iters = int(opt['train']['total_iter'])
+        self.print_freq = int(opt['logger'].get('print_freq') or 100)
         self.val_freq = int((opt.get('val') or {}).get('val_freq') or 0)
         self.save_freq = int(opt['logger'].get('save_checkpoint_freq') or 0)
         self.epoch = self.batches = self.current_iter = 0
@@ -215,51 +208,40 @@ class _Run:
             state.get('log_position', 0),
         )
 
-    def iterate(self) -> None:
+    def iterate(self, tb_logger: Any) -> None:
         """Train from the iteration after `current_iter` to `train.total_iter`."""
         opt, model = self.opt, self.model
-        print_freq = int(opt['logger'].get('print_freq') or 100)
-        message = MessageLogger(opt, self.current_iter + 1, self.tb_logger)
-        data_timer, iter_timer = AvgTimer(print_freq), AvgTimer(print_freq)
-        quiet = None if opt['rank'] == 0 else True  # None: where the output is no terminal
-        progress = tqdm(total=self.total_iters, initial=self.current_iter, desc=opt['name'], unit='it', disable=quiet)
-        with StopSignals() as signals, logging_redirect_tqdm([get_root_logger()]), progress:
+        warmup = opt['train'].get('warmup_iter', -1)
+        progress = _Progress(opt, self.current_iter, self.total_iters, self.print_freq, tb_logger)
+        with StopSignals() as signals, progress:
             if not self.validated:
                 self._validate(signals)
             while self.current_iter < self.total_iters:
-                self.sampler.set_epoch(self.epoch, self.batches * self.batch_size)
-                self.prefetcher.reset()
-                while self.current_iter < self.total_iters and (batch := self.prefetcher.next()) is not None:
-                    data_timer.record()
+                for batch in self._rest_of_the_epoch():
+                    progress.batch_is_there()
                     self.current_iter += 1
                     self.batches += 1
-                    model.update_learning_rate(self.current_iter, opt['train'].get('warmup_iter', -1))
-                    model.feed_data(batch)
-                    self._optimize()
-                    iter_timer.record()
-                    losses = model.get_current_log()
-                    shown = [f'{name} {value:.4f}' for name, value in losses.items()]
-                    progress.set_postfix_str(', '.join([*shown, f'data {data_timer.get_avg_time():.3f} s']), False)
-                    progress.update()
-
-                    if self.current_iter % print_freq == 0:
-                        lrs = model.get_current_learning_rate()
-                        times = {'time': iter_timer.get_avg_time(), 'data_time': data_timer.get_avg_time()}
-                        message({'epoch': self.epoch, 'iter': self.current_iter, 'lrs': lrs, **times, **losses})
+                    model.update_learning_rate(self.current_iter, warmup)
+                    self._train_step(batch)
+                    progress.step_is_done(self.epoch, self.current_iter, model)
                     self._look_and_save(signals)
-                    data_timer.restart()
-                    iter_timer.restart()
+                    progress.restart()
                 self.epoch, self.batches = self.epoch + 1, 0
 
-    def _optimize(self) -> None:
+    def _rest_of_the_epoch(self) -> Iterator[Any]:
+        self.sampler.set_epoch(self.epoch, self.batches * self.batch_size)
+        self.prefetcher.reset()
+        while self.current_iter < self.total_iters and (batch := self.prefetcher.next()) is not None:
+            yield batch
+
+    def _train_step(self, batch: Any) -> None:
         try:
-            self.model.optimize_parameters(self.current_iter)
+            taken = self.model.train_step(batch, self.current_iter)
         except NotFinite as error:
             kept = f'The weights of the last good step are in the checkpoint of iteration {self.current_iter}'
             raise ValueError(f'{error}. {kept if self.save() else "They could not be saved"}') from error
-        skipped = getattr(self.model, 'stepper', None) and self.model.stepper.bad_steps
         broken = [name for name, value in self.model.get_current_log().items() if not math.isfinite(value)]
-        if broken and not skipped:  # a model with a step of its own
+        if broken and taken is not False:  # a model with a step of its own
             raise ValueError(f'{", ".join(broken)} is NaN or infinite at iteration {self.current_iter}')
 
     def _look_and_save(self, signals: StopSignals) -> None:
@@ -286,7 +268,7 @@ class _Run:
         with signals.breaking_off():
             for val_loader in self.val_loaders:
                 save_img = (opt.get('val') or {}).get('save_img', False)
-                model.validation(val_loader, self.current_iter, self.tb_logger, save_img)
+                model.validation(val_loader, self.current_iter, model.tb_logger, save_img)
                 results.append(dict(getattr(model, 'metric_results', {})))
             self.validated = True
         if not self.validated:
@@ -321,9 +303,41 @@ class _Run:
         return not highest(failed)  # the first process writes, and all must know
 
 
-def _prefetcher(loader: Any, opt: dict) -> CPUPrefetcher | CUDAPrefetcher:
-    mode = next(dataset.get('prefetch_mode') for dataset in opt['datasets'].values() if dataset['phase'] == 'train')
-    return CUDAPrefetcher(loader, opt) if mode == 'cuda' else CPUPrefetcher(loader)
+class _Progress:
+    """The bar, the lines of the log, and the times in them."""
+
+    def __init__(self, opt: dict, start: int, total: int, print_freq: int, tb_logger: Any) -> None:
+        self.message = MessageLogger(opt, start + 1, tb_logger)
+        self.data_timer, self.iter_timer = AvgTimer(print_freq), AvgTimer(print_freq)
+        self.print_freq, self._stack = print_freq, ExitStack()
+        quiet = None if opt['rank'] == 0 else True  # None: where the output is no terminal
+        self.bar = tqdm(total=total, initial=start, desc=opt['name'], unit='it', disable=quiet)
+
+    def __enter__(self) -> _Progress:
+        self._stack.enter_context(logging_redirect_tqdm([get_root_logger()]))
+        self._stack.enter_context(self.bar)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.close()
+
+    def batch_is_there(self) -> None:
+        self.data_timer.record()
+
+    def step_is_done(self, epoch: int, current_iter: int, model: Any) -> None:
+        self.iter_timer.record()
+        losses = model.get_current_log()
+        shown = [f'{name} {value:.4f}' for name, value in losses.items()]
+        self.bar.set_postfix_str(', '.join([*shown, f'data {self.data_timer.get_avg_time():.3f} s']), False)
+        self.bar.update()
+        if current_iter % self.print_freq == 0:
+            times = {'time': self.iter_timer.get_avg_time(), 'data_time': self.data_timer.get_avg_time()}
+            lrs = model.get_current_learning_rate()
+            self.message({'epoch': epoch, 'iter': current_iter, 'lrs': lrs, **times, **losses})
+
+    def restart(self) -> None:
+        self.data_timer.restart()
+        self.iter_timer.restart()
 
 
 def _report(opt: dict, model: Any) -> None:

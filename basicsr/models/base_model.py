@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import inspect
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from basicsr.archs.from_weights import load_network_weights
 from basicsr.metrics import better_is
 from basicsr.models import lr_scheduler  # noqa: F401  registers its schedulers
-from basicsr.runs.checkpoint import save_checkpoint
+from basicsr.runs.checkpoint import find_weights, load_checkpoint, load_weights, save_checkpoint
 from basicsr.utils.dist_util import master_only
 from basicsr.utils.logger import get_root_logger
 from basicsr.utils.registry import SCHEDULER_REGISTRY, call_checked, did_you_mean
@@ -34,9 +36,11 @@ class BaseModel:
         self.schedulers: list[torch.optim.lr_scheduler.LRScheduler] = []
         self.optimizers: list[torch.optim.Optimizer] = []
         self.log_dict: dict[str, float] = {}
+        self.image_results: list[tuple[str, dict[str, float]]] = []
+        """After a validation: (picture's name, its metrics); empty where the model keeps means alone."""
         self.best_metric_results: dict[str, dict[str, dict]] = {}
         self.train_loader: Any = None
-        """Training batches beside those of the training loop, which the pipeline provides."""
+        """Training batches beside those of the training loop, which the pipeline provides; for scores, statistics."""
         self.tb_logger: Any = None
         """The TensorBoard writer, in the process that has it; the pipeline sets it."""
         self.run_state: dict[str, Any] = {}
@@ -44,6 +48,39 @@ class BaseModel:
 
     def before_training(self, train_loader: Any) -> None:
         """Called once before the first iteration, not when a run is resumed."""
+
+    def train_step(self, data: Any, current_iter: int) -> bool | None:
+        """Train on a batch as the data loader gives it; False where the step was not taken.
+
+        Models that were written for BasicSR say `feed_data` and `optimize_parameters`.
+        """
+        self.feed_data(data)
+        return self.optimize_parameters(current_iter)
+
+    def rehearse_step(self, data: Any) -> None:
+        """Take the first step, and undo it; a model that knows how to do less does less."""
+        before = copy.deepcopy(self.training_state())
+        self.train_step(data, 1)
+        self.resume_training(before)
+        self.log_dict = {}
+
+    @contextmanager
+    def rehearsed(self) -> Iterator[None]:
+        """What a rehearsal does to the network is undone."""
+        yield
+
+    def rehearse_test(self, data: Any, dataset_name: str) -> None:
+        """Test one sample as a validation would, and measure it, without a trace."""
+        self.feed_data(data)
+        self.test()
+
+    def feed_data(self, data: Any) -> None:
+        """BasicSR's: take a batch."""
+        raise NotImplementedError(f'{type(self).__name__} has no feed_data()')
+
+    def optimize_parameters(self, current_iter: int) -> bool | None:
+        """BasicSR's: train on the batch that was taken."""
+        raise NotImplementedError(f'{type(self).__name__} has no optimize_parameters()')
 
     def save(self, epoch: int, current_iter: int | str) -> None:
         """Write networks and training state; `current_iter` -1 is the end of the run, which has no state.
@@ -77,10 +114,29 @@ class BaseModel:
     def after_validation(self, current_iter: int) -> None:
         """Called in all processes once all sets were validated, and the best network kept."""
 
+    def dist_validation(self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool) -> None:
+        """Validate in a distributed run; as in BasicSR the first process does it, unless a subclass knows better."""
+        if self.opt['rank'] == 0:
+            self.nondist_validation(dataloader, current_iter, tb_logger, save_img)
+
+    def test(self) -> None:
+        """BasicSR's: run the network on the batch that was taken."""
+        raise NotImplementedError(f'{type(self).__name__} has no test()')
+
+    def nondist_validation(self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool) -> None:
+        raise NotImplementedError(f'{type(self).__name__} has no nondist_validation()')
+
+    def note_loss(self, batch: Any, dataset_name: str) -> None:
+        """Called after each tested sample, for models that want to know more of it."""
+
     @property
     def param_key(self) -> str:
         """The network that is validated, in the checkpoints that `save_weights` writes."""
-        return 'params_ema' if hasattr(self, 'net_g_ema') else 'params'
+        return 'params_ema' if 'net_g_ema' in self._networks() else 'params'
+
+    def _networks(self) -> dict[str, nn.Module]:
+        """The networks whose weights are part of the training state: all attributes called net_<...>."""
+        return {name: net for name, net in vars(self).items() if name.startswith('net_') and isinstance(net, nn.Module)}
 
     def _initialize_best_metric_results(self, dataset_name: str) -> None:
         if dataset_name in self.best_metric_results:
@@ -232,6 +288,7 @@ class BaseModel:
             'optimizers': [optimizer.state_dict() for optimizer in self.optimizers],
             'schedulers': [scheduler.state_dict() for scheduler in self.schedulers],
             'types': self._types(),
+            'networks': {name: self.get_bare_model(net).state_dict() for name, net in self._networks().items()},
             'best_metric_results': copy.deepcopy(self.best_metric_results),
         }
 
@@ -261,7 +318,23 @@ class BaseModel:
                 raise ValueError(f'the training state holds {len(states)} {saved}, the options ask for {len(own)}')
             for one, state in zip(own, states, strict=True):
                 one.load_state_dict(state)
+        self._resume_networks(resume_state)
         self.best_metric_results = resume_state.get('best_metric_results', {})
+
+    def _resume_networks(self, state: dict[str, Any]) -> None:
+        """Load the networks of a training state, or those saved beside one that holds none, as BasicSR's."""
+        for name, net in self._networks().items():
+            if 'networks' not in state:
+                load_weights(self.get_bare_model(net), self._weights_beside_the_state('params', name), 'the checkpoint')
+            elif name in state['networks']:
+                load_weights(self.get_bare_model(net), state['networks'][name], 'the training state')
+            else:
+                raise ValueError(f'the training state holds no {name}: it was saved with other options')
+
+    def _weights_beside_the_state(self, param_key: str, name: str = 'net_g') -> dict[str, Tensor]:
+        """The weights of a network in the checkpoint that was saved with the training state."""
+        path = self.opt['path']['resume_network'].replace('net_g_', f'{name}_')
+        return find_weights(load_checkpoint(path), path, param_key)
 
     def reduce_loss_dict(self, loss_dict: dict[str, Tensor]) -> dict[str, float]:
         """Losses as numbers, averaged over the processes, in all of them."""

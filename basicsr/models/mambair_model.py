@@ -1,4 +1,4 @@
-"""MambaIR: super-resolution whose large pictures are tested in tiles."""
+"""MambaIRModel: restoration whose large pictures are tested in tiles."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ from basicsr.utils.registry import MODEL_REGISTRY
 
 @MODEL_REGISTRY.register()
 class MambaIRModel(SRModel):
-    """`SRModel` with tiled inference.
-
-    Options: `val.tile_size`, about the side of a tile in pixels of lq (200; 0 tests pictures whole), and
-    `val.tile_overlap`, the margin as a share of it (0.1), and `val.tile_mode`, how tiles are stitched (official).
+    """`SRModel` with tiles of about 200 pixels, whatever the network.
 
     `val.patchwise_testing` changes nothing here, neither as true nor as false: MambaIR's own model cuts pictures of 200
-    pixels and more whatever its option files say there, and published figures were made like that.
+    pixels and more whatever its option files say there, and published figures were made like that. `val.tile_size: 0`
+    tests pictures whole.
     """
 
-    always_tiled = True
+    default_tile = 200
 
     def __init__(self, opt: dict) -> None:
         super().__init__(opt)

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from basicsr.data.prefetch_dataloader import read_ahead
 from basicsr.metrics import calculate_metric, needs_ground_truth
 from basicsr.models.base_model import BaseModel
+from basicsr.models.contract import is_replaced
 from basicsr.runs.stopping import end_if_broken_off
 from basicsr.utils.dist_util import all_gather, get_dist_info
 from basicsr.utils.img_util import imwrite, tensor2img
@@ -32,28 +33,46 @@ class PictureModel(BaseModel):
 
     Attributes:
         lq, gt: The batch in hand, (N, C, H, W) and (N, C, H * scale, W * scale).
-        output: What the network made of it.
+        output: What the network made of it, once `test` was called.
         metric_results: After a validation: each metric, averaged over the pictures.
         image_results: After a validation: (picture's name, its metrics) in the data set's order.
     """
 
-    def __init__(self, opt: dict) -> None:
-        super().__init__(opt)
-        self.image_results: list[tuple[str, dict[str, float]]] = []
-
-    def feed_data(self, data: dict[str, Any]) -> None:
-        """Take a batch: `lq`, and `gt` where there is one."""
-        raise NotImplementedError(f'{type(self).__name__} has no feed_data()')
+    lq: Tensor | None = None
+    gt: Tensor | None = None
+    output: Tensor | None = None
 
     def test(self) -> None:
         """Fill `output` from `lq`."""
         raise NotImplementedError(f'{type(self).__name__} has no test()')
 
-    def _note_error(self, dataset_name: str) -> None:
-        """Called after `test`, for models that want to know more of the picture in hand."""
+    def batch_on_device(self, data: dict[str, Any]) -> dict[str, Any]:
+        """A batch, by way of `feed_data`, which models of users replace."""
+        self.feed_data(data)
+        return {'lq': self.lq, 'gt': self.gt}
+
+    def test_sample(self, data: dict[str, Any], dataset_name: str) -> dict[str, Tensor]:
+        """Test one picture; returns the pictures lq, result and, where there is one, gt, on the CPU."""
+        batch = self.batch_on_device(data)
+        self.test()
+        self.note_loss(batch, dataset_name)
+        return self.get_current_visuals()  # waits for the device
+
+    def rehearse_test(self, data: dict[str, Any], dataset_name: str) -> None:
+        with self.rehearsed():
+            visuals = self.test_sample(data, dataset_name)
+        for name, content in ((self.opt.get('val') or {}).get('metrics') or {}).items():
+            try:
+                self._scores(visuals, {name: content}, None)
+            except Exception as error:
+                raise ValueError(f'val.metrics.{name}: {error}') from error
+        self.lq = self.gt = self.output = None
 
     def dist_validation(self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool) -> None:
-        """Validate every so manieth picture in each process; all of them have the results of all pictures."""
+        """Validate every n-th picture in each of n processes; all of them have the results of all pictures."""
+        if is_replaced(self, 'nondist_validation'):
+            super().dist_validation(dataloader, current_iter, tb_logger, save_img)
+            return
         dataset, (rank, processes) = dataloader.dataset, get_dist_info()
         share = DataLoader(
             dataset, 1, sampler=range(rank, len(dataset), processes), num_workers=dataloader.num_workers,
@@ -86,10 +105,7 @@ class PictureModel(BaseModel):
                 end_if_broken_off()
                 img_name = os.path.splitext(os.path.basename(val_data['lq_path'][0]))[0]
                 begin = time.perf_counter()
-                self.feed_data(val_data)
-                self.test()
-                self._note_error(dataset_name)
-                visuals = self.get_current_visuals()  # waits for the device
+                visuals = self.test_sample(val_data, dataset_name)
                 busy += time.perf_counter() - begin
                 if tb_logger and len(results) < _SHOWN_PICTURES:
                     picture = visuals['result'][0].float().clamp(0, 1)
@@ -153,6 +169,6 @@ class PictureModel(BaseModel):
 
     def get_current_visuals(self) -> dict[str, Tensor]:
         visuals = {'lq': self.lq.detach().cpu(), 'result': self.output.detach().cpu()}
-        if getattr(self, 'gt', None) is not None:
+        if self.gt is not None:
             visuals['gt'] = self.gt.detach().cpu()
         return visuals

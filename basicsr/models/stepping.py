@@ -14,6 +14,17 @@ from basicsr.utils.logger import get_root_logger
 _AUTOCAST = {None: None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 
+def parts_of(batch: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
+    """A batch in `count` parts, or in as many as it has samples; what is no tensor is in each."""
+    if count == 1:
+        return [dict(batch)]
+    chunks = {key: value.chunk(count) for key, value in batch.items() if isinstance(value, Tensor)}
+    return [
+        {key: chunks[key][index] if key in chunks else value for key, value in batch.items()}
+        for index in range(len(next(iter(chunks.values()))))
+    ]
+
+
 class Stepper:
     """Does what `train.amp`, `train.grad_clip_norm` and `train.max_bad_steps` say.
 

@@ -149,21 +149,23 @@ class Tiling:
         check_tiles(self.tile, self.overlap, self.mode)
 
     @classmethod
-    def from_options(cls, val: dict, always: bool) -> Tiling:
+    def from_options(cls, val: dict, default: int) -> Tiling:
         """Read `tile_size`, `tile_overlap`, `tile_mode` and `patchwise_testing` from the section `val`.
 
         Args:
             val: The section.
-            always: Cut pictures whatever `patchwise_testing` says.
+            default: About the side of the tiles that the network or the model wants; 0: none, unless
+                `patchwise_testing` asks for them.
 
         Raises:
             ValueError: As `tiled`, or patches that are asked for and have no size.
         """
-        tiling = cls(val.get('tile_size', 200), val.get('tile_overlap', 0.1), val.get('tile_mode', 'official'))
+        tile = val.get('tile_size', default or 200)
+        tiling = cls(tile, val.get('tile_overlap', 0.1), val.get('tile_mode', 'official'))
         patchwise = bool(val.get('patchwise_testing'))
         if patchwise and tiling.tile == 0:
             raise ValueError('val.patchwise_testing is true and val.tile_size 0, which tests pictures whole: drop one')
-        if not (patchwise or always):
+        if not (patchwise or default):
             tiling.tile = 0
         return tiling
 

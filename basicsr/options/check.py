@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import copy
 import functools
+import re
 import reprlib
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import Any, get_origin
 
 from pydantic import Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
-from basicsr.options.choices import CHOICES, Chosen, ChosenFrom, check_filled, find, section_for
+from basicsr.options import strategies
+from basicsr.options.choices import CHOICES, Chosen, ChosenFrom, check_filled, find, section_for, takes_whole_section
 from basicsr.options.file import Key, Places, place_of
 from basicsr.options.schema import (
     LABELS_OF_TRAINING,
     NEEDED_BY_OWN_MODELS,
     NEEDED_FOR_TRAINING,
-    OWN_DATASETS,
     OWN_MODELS,
-    Dataset,
-    Options,
+    READ_BY_OTHERS,
+    options_section,
 )
 from basicsr.options.types import (
     Belongs,
-    NotRead,
     NotYet,
     Section,
     as_dict,
@@ -33,6 +33,7 @@ from basicsr.options.types import (
     in_words,
     is_section,
     sections_by_name,
+    users_key,
 )
 from basicsr.utils.registry import did_you_mean
 
@@ -61,7 +62,7 @@ def check_options(opt: dict, places: Places | None = None, is_train: bool = Fals
         ValueError: Every mistake, a line each: the option, what is expected, what was found, and where.
     """
     check_filled()
-    section = _specialised(Options, opt, _is_users('model', opt.get('model_type'), OWN_MODELS))
+    section = _specialised(options_section(), opt, opt.get('model_type') not in OWN_MODELS)
     checked, mistakes = _check(section, opt)
     if is_train:
         for key, message in _needed_for_training(opt):
@@ -99,22 +100,17 @@ def _line(key: Key, message: str, places: Places) -> str:
     return line.replace('\n', '\\n')
 
 
-def _is_users(choice: str, name: Any, own: Collection[str]) -> bool:
-    return name not in own and find(choice, name) is not None
-
-
 def _specialised(section: type[Section], written: Any, users: bool) -> type[Section]:
     """`section` as it is for what was written: `type:` sections have the arguments of the class that they choose.
 
     Args:
         section: A section of the schema.
         written: What stands there, of any type.
-        users: Whether a model of users reads it, which may know more keys.
+        users: Whether a model of users reads it, which may know more keys. So may a class that is not known at all:
+            that it is unknown is the one mistake.
     """
     if not isinstance(written, dict):
         return section
-    if section is Dataset:
-        users = _is_users('dataset', written.get('type'), OWN_DATASETS)
     if section.choice:
         return section_for(section.choice, written)
     changed = {}
@@ -130,7 +126,29 @@ def _specialised(section: type[Section], written: Any, users: bool) -> type[Sect
         if kind is not field.annotation:
             changed[name] = (kind, copy.copy(field))  # pydantic 2.5 would change the schema's own
     base = _opened(section) if users and section.open_to_users else section
+    if base is not section:
+        changed.update(_users_fields(section, written))
     return create_model(section.__name__, __base__=base, **changed) if changed else base
+
+
+def _users_fields(section: type[Section], written: dict) -> dict[str, Any]:
+    """Fields for what was written of the keys that models of users usually read.
+
+    Sections whose `type` says nothing here are left to the model.
+    """
+    fields = {}
+    for index, (key, below) in enumerate(written.items()):
+        known = None if field_called(section, key) else users_key(section, key)
+        if known is None:
+            continue
+        kind, description = known
+        if is_section(kind):
+            name = below.get('type') if isinstance(below, dict) else None
+            if find(kind.choice, name) is None:
+                continue
+            kind = section_for(kind.choice, below)
+        fields[f'users_{index}'] = (kind, Field(None, alias=key, description=description))
+    return fields
 
 
 def _named_sections(items: type[Section], written: dict, users: bool) -> type[Section]:
@@ -184,7 +202,9 @@ def _without(written: dict, mistakes: Mistakes, above: Key = ()) -> dict:
         place = (*above, key)
         if not isinstance(key, str):
             continue
-        if isinstance(value, dict):
+        if isinstance(value, dict) and (*place, 'type') in mistakes:  # of an unknown class nothing else is known
+            given[key] = {'type': value.get('type')}
+        elif isinstance(value, dict):
             given[key] = {} if place in mistakes else _without(value, mistakes, place)
         elif place not in mistakes:
             given[key] = value
@@ -208,7 +228,11 @@ def _translated(error: ValidationError, section: type[Section], written: dict) -
         if kind == 'invalid_key':  # pydantic has made text of it
             continue
         if field is None:
-            yield key, f'unknown option{_nearest(key, parent)}'
+            reader = _reader(key)
+            if reader:
+                yield key, f'is read by {reader}, not by {written.get("model_type")}; see docs/your_modules.md'
+            else:
+                yield key, f'unknown option{_nearest(key, parent)}'
         elif kind == 'missing' and len(key) == len(detail['loc']):
             yield key, f'missing; it must be {_expected(field)}'
         elif any(value in data for data in field.metadata if isinstance(data, NotYet)):
@@ -245,6 +269,13 @@ def _hint(field: FieldInfo, value: Any) -> str:
     return '; put it in quotes' if field.annotation is str and isinstance(value, int | float) else ''
 
 
+def _reader(key: Key) -> str | None:
+    """Who reads a key that BasicSR's option files have, and no model of here."""
+    section, name = '.'.join(map(str, key[:-1])), str(key[-1])
+    patterns = READ_BY_OTHERS.get(section, {}).items()
+    return next((reader for pattern, reader in patterns if re.fullmatch(pattern, name)), None)
+
+
 def _nearest(key: Key, parent: type[Section]) -> str:
     """For an unknown key: the section that has it, or the known key that is most like it."""
     near = did_you_mean(key[-1], fields_of(parent))
@@ -265,7 +296,7 @@ def _sections_with(key: str) -> list[str]:
                 below = f'{path}.{name}'.lstrip('.') + ('.<name>' if items else '')
                 yield from look(items or field.annotation, below)
 
-    return list(look(Options, ''))
+    return list(look(options_section(), ''))
 
 
 def _needed_for_training(opt: dict) -> Iterator[tuple[Key, str]]:
@@ -273,14 +304,7 @@ def _needed_for_training(opt: dict) -> Iterator[tuple[Key, str]]:
     needed = dict(NEEDED_FOR_TRAINING)
     if opt.get('model_type') in OWN_MODELS:
         needed.update(NEEDED_BY_OWN_MODELS)
-    if _at(opt, ('datasets', 'train', 'type')) == 'PairedImageDataset':
-        needed['datasets.train.gt_size'] = 'training needs it'
-    if _at(opt, ('train', 'wise_ft')) is not None:
-        needed['path.pretrain_network_g'] = 'train.wise_ft interpolates between these weights and the fine-tuned ones'
-    if _at(opt, ('train', 'swad')) is not None:
-        needed['val.val_freq'] = 'train.swad goes by the loss in validation'
-        if not _validation_sets(opt):
-            yield ('datasets', 'val'), 'train.swad goes by the loss on it'
+    needed.update(strategies.needed(opt))
     for path, message in needed.items():
         if _at(opt, tuple(path.split('.'))) is None:
             yield tuple(path.split('.')), message
@@ -298,12 +322,22 @@ def _at(opt: Any, key: Key) -> Any:
 
 def _warnings(section: type[Section], opt: dict, is_train: bool) -> Iterator[tuple[Key, str]]:
     """What is allowed, and probably not what was meant."""
-    own = opt['model_type'] in OWN_MODELS and opt['model_type'] != 'LDTModel'
-    if is_train and own and _at(opt, ('train', 'ldt')):
-        yield ('train', 'ldt'), f'ignored in a training: only LDTModel reads it, and model_type is {opt["model_type"]}'
     if is_train:
         yield from _without_effect(opt)
     yield from _doubtful(section, opt, ())
+    yield from _unchecked_datasets(opt)
+
+
+def _unchecked_datasets(opt: dict) -> Iterator[tuple[Key, str]]:
+    """For each class that takes its whole section, the data sets that it makes; none of them is checked."""
+    sections: dict[str, list[str]] = {}
+    for phase, section in opt['datasets'].items():
+        if takes_whole_section(find('dataset', section['type'])):
+            sections.setdefault(section['type'], []).append(phase)
+    for name, (first, *others) in sections.items():
+        also = f'; nor is {", ".join(f"datasets.{phase}" for phase in others)}' if others else ''
+        reason = f'{name} takes its whole section as `opt`, so that a misspelt key is not noticed'
+        yield ('datasets', first), f'not checked beyond what every data set has{also}: {reason}'
 
 
 def _without_effect(opt: dict) -> Iterator[tuple[Key, str]]:
@@ -314,21 +348,8 @@ def _without_effect(opt: dict) -> Iterator[tuple[Key, str]]:
         yield ('logger', 'save_best'), f'without effect: nothing is validated without {missing}'
     if _at(opt, ('logger', 'keep_checkpoints')) and not _at(opt, ('logger', 'save_checkpoint_freq')):
         yield ('logger', 'keep_checkpoints'), 'without effect: no checkpoints are made without save_checkpoint_freq'
-    section = _at(opt, ('train', 'ldt')) or {}
-    interval = 'exchange_every' if section.get('strategy') == 'alternating' else 'alternate_every'
-    if section.get(interval):
-        other = {'exchange_every': 'dual', 'alternate_every': 'alternating'}[interval]
-        yield ('train', 'ldt', interval), f'without effect: it belongs to strategy {other}'
-    converged = (_at(opt, ('train', 'swad')) or {}).get('converged') or 3
-    if (
-        _at(opt, ('train', 'swad')) is not None
-        and every
-        and (count := -(-_at(opt, ('train', 'total_iter')) // every)) < converged
-    ):
-        yield (
-            ('train', 'swad'),
-            f'without effect: the span takes {converged} validations to begin, and the run has {count}',
-        )
+    for path, message in strategies.without_effect(opt):
+        yield tuple(path.split('.')), message
 
 
 def _doubtful(section: type[Section], written: dict, above: Key) -> Iterator[tuple[Key, str]]:
@@ -340,9 +361,18 @@ def _doubtful(section: type[Section], written: dict, above: Key) -> Iterator[tup
             for data in field.metadata:
                 if isinstance(data, Belongs):
                     yield (*above, key), f'ignored here; it belongs to {data.to}'
-                elif isinstance(data, NotRead):
-                    yield (*above, key), f'ignored; {written["type"]} has no such argument'
             if is_section(field.annotation) and isinstance(value, dict):
                 yield from _doubtful(field.annotation, value, (*above, key))
+        elif known := users_key(section, key):
+            yield from _unknown_type(known[0], value, (*above, key))
         elif not issubclass(section, Chosen) and (near := did_you_mean(key, fields, _NEAR)) != '.':
             yield (*above, key), f'read by nothing here{near}'
+
+
+def _unknown_type(kind: Any, value: Any, key: Key) -> Iterator[tuple[Key, str]]:
+    """A `type` that is registered nowhere, where a model of a user may yet know what it means."""
+    name = value.get('type') if isinstance(value, dict) and is_section(kind) else None
+    if isinstance(name, str) and find(kind.choice, name) is None:
+        known = CHOICES[kind.choice]
+        near = did_you_mean(name, known.registry.keys()).rstrip('.')
+        yield (*key, 'type'), f'{name!r} is no {known.word} that is known here{near}'

@@ -81,8 +81,7 @@ class _Trainer:
     def steps(self, count: int) -> None:
         for _ in range(count):
             self.iteration += 1
-            self.model.feed_data(self.batch)
-            self.model.optimize_parameters(self.iteration)
+            self.model.train_step(self.batch, self.iteration)
 
     def picture(self) -> torch.Tensor:
         return self.batch['lq'][:1].to(self.model.device)
@@ -109,7 +108,7 @@ def measure_cost(grid: Grid, command: str, repeats: int = 10) -> str:
         runs = {label: partial(one.steps, period) for label, one in trainers.items()}
         steps = _by_turns(runs, device, repeats, 'Step', period)
         with ExitStack() as stack, torch.no_grad():
-            lent = {label: stack.enter_context(one.model.network_to_test()) for label, one in trainers.items()}
+            lent = {label: stack.enter_context(one.model.published()) for label, one in trainers.items()}
             runs = {label: partial(one.model.infer, lent[label], one.picture()) for label, one in trainers.items()}
             tests = _by_turns(runs, device, repeats, 'Test')
     rows = [

@@ -11,7 +11,8 @@ from basicsr.options.resolve import copy_opt_file, dict2str
 from basicsr.runs.checkpoint import load_checkpoint
 from basicsr.utils.dist_util import all_gather
 from basicsr.utils.logger import get_root_logger
-from basicsr.utils.misc import get_random_state, set_random_state
+from basicsr.utils.misc import check_resume, get_random_state, set_random_state
+from basicsr.utils.registry import MODEL_REGISTRY
 
 
 class Sampler(Protocol):
@@ -67,12 +68,29 @@ def load_resume_state(opt: dict) -> dict[str, Any] | None:
         logger.warning(
             'Newer training states are there (%s), which --auto_resume would take: move them away', ', '.join(newer)
         )
+    opt['path']['resume_state'] = str(path)
     opt['path']['resume_network'] = str(Path(path).parent.parent / 'models' / f'net_g_{state["iter"]}.pth')
     seed = state.get('manual_seed', opt['manual_seed'])
     if seed != opt['manual_seed']:
         logger.warning('The run goes on with the seed that it began with, %d, not with %d', seed, opt['manual_seed'])
         opt['manual_seed'] = seed
     return state
+
+
+def options_of_a_resumed_model(opt: dict, current_iter: int) -> dict:
+    """The options as BasicSR gives them to a model of a resumed run: its weights are those saved at that iteration.
+
+    Models of this project find their weights in the training state, and get `opt` itself. Others may load them when
+    they are built, from where `check_resume` says; what is not there is left as it is.
+    """
+    if MODEL_REGISTRY.get(opt['model_type']).__module__.startswith('basicsr.models.'):
+        return opt
+    resumed = {**opt, 'path': dict(opt['path'])}
+    check_resume(resumed, current_iter)
+    for key, path in resumed['path'].items():
+        if key.startswith('pretrain_network_') and path and not Path(path).is_file():
+            resumed['path'][key] = opt['path'].get(key)
+    return resumed
 
 
 def _states(opt: dict) -> list[Path]:

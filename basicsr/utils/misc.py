@@ -128,3 +128,26 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and any(part in str(error) for part in told)
     )
+
+
+def check_resume(opt: dict[str, Any], resume_iter: int) -> None:
+    """Point `path.pretrain_network_*` at the weights that a run saved, as BasicSR does for a run that goes on.
+
+    Each `network_*` of the options, unless `path.ignore_resume_networks` names it, gets `models/net_*_<iter>.pth`; a
+    `param_key_*` of `params_ema` becomes `params`. Without `path.resume_state` nothing happens.
+
+    Args:
+        opt: The options, changed in place.
+        resume_iter: Iteration of the training state.
+    """
+    paths = opt['path']
+    if not paths.get('resume_state'):
+        return
+    ignored = paths.get('ignore_resume_networks') or []
+    for key in [key for key in opt if key.startswith('network_')]:
+        label = key.removeprefix('network_')
+        if key not in ([ignored] if isinstance(ignored, str) else ignored):
+            paths[f'pretrain_network_{label}'] = os.path.join(paths['models'], f'net_{label}_{resume_iter}.pth')
+    for key in [key for key in paths if key.startswith('param_key_')]:
+        if paths[key] == 'params_ema':
+            paths[key] = 'params'

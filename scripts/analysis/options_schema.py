@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -25,7 +25,7 @@ from pydantic.fields import FieldInfo
 import basicsr.data
 import basicsr.models  # noqa: F401  registers what can be chosen
 from basicsr.options.choices import CHOICES, ChosenFrom, arguments_of, chosen_section
-from basicsr.options.schema import Options
+from basicsr.options.schema import options_section
 from basicsr.options.types import Section, fields_of, in_words, is_section, sections_by_name
 
 JSON, PAGE = ROOT / 'docs' / 'options.schema.json', ROOT / 'docs' / 'options.md'
@@ -45,8 +45,8 @@ number. `python Train_pip.py --check -opt FILE` looks at a file without running 
 server check and complete while you type, where a file begins with
 `# yaml-language-server: $schema=<path to docs/options.schema.json>`.
 
-Keys marked with * are needed. Models and data sets of your own may read more keys of the top level, `datasets.<name>`,
-`path`, `train` and `val`.
+Keys marked with * are needed. A model of your own may read more keys of the top level, `path`, `train` and `val`; a
+data set that takes its whole section, as one argument `opt`, any key of that.
 """
 
 
@@ -54,7 +54,7 @@ def own(choice: str) -> dict[str, Any]:
     """What this project itself brings of a choice; the rest depends on the version of torch."""
     registry = CHOICES[choice].registry
     return {name: registry.get(name) for name in sorted(registry.keys())
-            if registry.get(name).__module__.startswith('basicsr.')}  # fmt: skip
+            if getattr(registry.get(name), '__module__', 'basicsr.').startswith('basicsr.')}  # fmt: skip
 
 
 def json_type(annotation: Any, metadata: Any = ()) -> dict[str, Any]:
@@ -127,11 +127,11 @@ def _has_default(field: FieldInfo) -> bool:
 
 def json_schema() -> str:
     """docs/options.schema.json."""
-    needed = [key for key, (_, field) in fields_of(Options).items() if field.is_required()]
+    needed = [key for key, (_, field) in fields_of(options_section()).items() if field.is_required()]
     schema = {
         '$schema': 'http://json-schema.org/draft-07/schema#',
         'title': 'Options of a training or a test',
-        **json_section(Options),
+        **json_section(options_section()),
         'anyOf': [{'required': ['_base_']}, {'required': needed}],
     }
     return json.dumps(schema, indent=1, ensure_ascii=False) + '\n'
@@ -139,14 +139,18 @@ def json_schema() -> str:
 
 def page() -> str:
     """docs/options.md."""
-    parts = [_INTRO, *(f'## {title}\n\n{table}' for title, table in _sections(Options, ''))]
+    parts = [_INTRO, *(f'## {title}\n\n{table}' for title, table in _sections(options_section(), ''))]
     for choice, known in CHOICES.items():
-        if choice in ('model', 'dataset'):
+        if choice in ('model', 'criterion'):
             continue
         parts.append(f'## `type:` – {known.word}\n')
+        if fields_of(known.more):
+            parts.append(f'Beside the arguments of whatever is chosen:\n\n{_table(known.more)}')
         if choice == 'optimizer':
-            parts.append('Any class of `torch.optim`, with its arguments as torch documents them; `lr` is needed.\n')
-        parts += [f'### {name}\n\n{_table(arguments)}' for name, arguments in _arguments(choice)]
+            parts.append('Any class of `torch.optim`, with its arguments as torch documents them.\n')
+        for name, arguments in _arguments(choice):
+            parts.append(f'### {name}\n\n{_table(arguments, fields_of(known.more))}')
+            parts += [f'#### {title} of {name}\n\n{table}' for title, table in list(_sections(arguments, ''))[1:]]
         others = sorted(set(CHOICES[choice].registry.keys()) - set(own(choice)))
         if others and choice != 'optimizer':
             parts.append(f'{", ".join(others)}: a class of torch; its arguments are in the documentation of torch.\n')
@@ -162,10 +166,11 @@ def _sections(section: type[Section], path: str) -> Iterator[tuple[str, str]]:
             yield from _sections(below, f'{path}.{key}'.lstrip('.') + ('.<name>' if items else ''))
 
 
-def _table(section: type[Section]) -> str:
+def _table(section: type[Section], told: Collection[str] = ()) -> str:
+    """The keys of a section, without those that were told before."""
     rows = ['| key | value | default | |', '| --- | --- | --- | --- |']
     for key, (_, field) in fields_of(section).items():
-        if key == 'type' and section.choice:
+        if key in told or (key == 'type' and section.choice):
             continue
         default = f'`{_yaml(field.default)}`' if _has_default(field) else ''
         cells = [f'`{key}`{"*" if field.is_required() else ""}', _value(field), default, field.description or '']

@@ -45,8 +45,9 @@ from basicsr.options.check import check_section
 from basicsr.options.resolve import check_files, parse_options
 from basicsr.results.layer_plots import plot_halves, plot_head_ranks, plot_scores_by_kind, plot_time_constants
 from basicsr.results.plots import plot_layer_scores
-from basicsr.runs.command_line import run_from_command_line
+from basicsr.runs.command_line import add_import_argument, run_from_command_line
 from basicsr.strategies.ldt_options import LDTSection
+from basicsr.utils.registry import STRATEGY_REGISTRY
 
 HEADS = ('conv_before_upsample', 'upsample', 'upconv1', 'upconv2', 'conv_hr', 'conv_last', 'head', 'fc', 'classifier')
 """What comes after the body in the networks here and in common ones."""
@@ -295,6 +296,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('--output', type=Path, metavar='FOLDER', help='default: results/<name>_layers')
     parser.add_argument('--batches', type=int, metavar='N', help='default: train.ldt.scoring_batches')
     parser.add_argument('--head', nargs='+', metavar='PREFIX', help='names of the head begin like this')
+    add_import_argument(parser)
     parser.add_argument('--debug', action='store_true', help='show tracebacks of errors in options and data')
     parser.set_defaults(launcher='none')
     return parser
@@ -304,6 +306,9 @@ def main(arguments: list[str] | None = None) -> None:
     args = make_parser().parse_args(arguments)
 
     def run() -> None:
+        # Nothing is trained: strategies that do not go together with LDT are no reason not to score.
+        others = (key for _, strategy in STRATEGY_REGISTRY for key in strategy.keys if key != 'ldt')
+        args.set = [*args.set, *(f'train.{key}=null' for key in others)]
         opt, _ = parse_options(str(ROOT), True, args)
         check_files(opt)
         options = check_section(LDTSection, opt['train'].get('ldt') or {}, 'train.ldt')

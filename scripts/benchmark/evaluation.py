@@ -58,7 +58,7 @@ def main() -> None:
         inputs = [loader.dataset[index]['lq'][None].to(model.device) for index in range(args.pictures)]
 
         def alone() -> None:
-            with torch.no_grad(), model.network_to_test() as net:
+            with torch.no_grad(), model.published() as net:
                 for lq in inputs:
                     net(lq)
 

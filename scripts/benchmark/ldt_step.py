@@ -75,8 +75,7 @@ def trainer(what: str, args: argparse.Namespace, folder: str):
 
 
 def step(model, args: argparse.Namespace, number: int = 1) -> None:
-    model.feed_data(batch(args, number))
-    model.optimize_parameters(number)
+    model.train_step(batch(args, number), number)
 
 
 def in_turns(runs: list, args: argparse.Namespace, title: str) -> list[list[float]]:

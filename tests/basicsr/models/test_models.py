@@ -131,8 +131,7 @@ def train(model, opt, iterations, first=1):
     batches = list(loader(opt, 'train'))
     for iteration in range(first, first + iterations):
         model.update_learning_rate(iteration)
-        model.feed_data(batches[iteration % len(batches)])
-        model.optimize_parameters(iteration)
+        model.train_step(batches[iteration % len(batches)], iteration)
     return model
 
 
@@ -171,7 +170,7 @@ def test_moving_average_is_what_is_tested(pictures, tmp_path):
     train(model, opt, 1)
     for average, first, weight in zip(model.net_g_ema.parameters(), start, model.net_g.parameters(), strict=True):
         assert torch.allclose(average, 0.9 * first + 0.1 * weight, atol=1e-7)
-    with model.network_to_test() as net:
+    with model.published() as net:
         assert net is model.net_g_ema
     model.save_weights(1)
     assert set(load_checkpoint(tmp_path / 'models' / 'net_g_1.pth')) == {'params', 'params_ema'}
@@ -192,7 +191,7 @@ def test_ldt_model_publishes_the_composite(pictures, tmp_path):
     assert model.metric_results['psnr'] > before
     model.save_weights(30)
     saved = load_checkpoint(tmp_path / 'models' / 'net_g_30.pth')['params']
-    composite = model.net.composite_state_dict()
+    composite = model.strategy.decomposition.composite_state_dict()
     assert list(saved) == list(composite)
     assert all(torch.equal(saved[name], composite[name]) for name in saved)
     opt['path']['pretrain_network_g'] = str(tmp_path / 'models' / 'net_g_30.pth')
@@ -201,7 +200,7 @@ def test_ldt_model_publishes_the_composite(pictures, tmp_path):
     assert alone.metric_results['psnr'] == pytest.approx(model.metric_results['psnr'], abs=1e-9)
     assert (tmp_path / 'layer_scores.png').stat().st_size > 10_000
     partition = json.loads((tmp_path / 'partition.json').read_text())
-    assert partition['stable'] == model.net.partition.stable
+    assert partition['stable'] == model.strategy.decomposition.partition.stable
 
 
 def test_ldt_run_is_resumed(pictures, tmp_path):
@@ -216,13 +215,15 @@ def test_ldt_run_is_resumed(pictures, tmp_path):
     batches = list(loader(opt, 'train'))
     for model in (whole, other):
         for batch in batches * 3:
-            model.feed_data(batch)
-            model.optimize_parameters(5)
-    for a, b in zip(whole.trainable_parameters(), other.trainable_parameters(), strict=True):
+            model.train_step(batch, 5)
+    for a, b in zip(
+        list(whole.strategy.parameters().values()), list(other.strategy.parameters().values()), strict=True
+    ):
         assert torch.equal(a, b)
-    assert other.net.steps == whole.net.steps
-    with pytest.raises(ValueError, match='another model_type'):
-        build(opt).resume_training({key: value for key, value in state.items() if key != 'ldt'})
+    assert other.strategy.decomposition.steps == whole.strategy.decomposition.steps
+    plain = build(options(pictures, tmp_path))
+    with pytest.raises(ValueError, match='saved by the strategy ldt, and the options ask for plain'):
+        plain.resume_training(state)
 
 
 def test_sr_run_is_resumed_with_its_own_weights(pictures, tmp_path):
@@ -230,7 +231,7 @@ def test_sr_run_is_resumed_with_its_own_weights(pictures, tmp_path):
     model = train(build(opt), opt, 3)
     model.save(0, 3)
     state = load_checkpoint(tmp_path / 'training_states' / '3.state')
-    of_basicsr = {key: value for key, value in state.items() if key != 'networks'}
+    of_basicsr = {key: value for key, value in state.items() if key not in ('networks', 'strategy')}
     for resumed, network in ((state, ''), (of_basicsr, str(tmp_path / 'models' / 'net_g_3.pth'))):
         opt['path'].update(resume_network=network, param_key_g='params_ema')
         other = build(opt)
@@ -242,7 +243,7 @@ def test_sr_run_is_resumed_with_its_own_weights(pictures, tmp_path):
     with pytest.raises(FileNotFoundError, match='net_g_4'):
         build(opt).resume_training(of_basicsr)
     without_average = build(options(pictures, tmp_path))
-    with pytest.raises(ValueError, match='holds net_g_ema, which the options do not have'):
+    with pytest.raises(ValueError, match=r'by the strategy plain \+ ema, and the options ask for plain;'):
         without_average.resume_training(state)
     larger = {**opt, 'network_g': {**opt['network_g'], 'embed_dim': 2 * opt['network_g']['embed_dim']}}
     with pytest.raises(ValueError, match=r'the training state does not fit the network MambaIR:\n  .*in the file'):
@@ -250,8 +251,8 @@ def test_sr_run_is_resumed_with_its_own_weights(pictures, tmp_path):
     other = options(pictures, tmp_path, ema_decay=0.9, optim_g={'type': 'SGD', 'lr': 1e-3})
     with pytest.raises(ValueError, match=r'optim_g\.type: .* saved with Adam, and the options ask for SGD'):
         build(other).resume_training(state)
-    with pytest.raises(ValueError, match='holds no net_g_ema: it was saved with other options'):
-        build(opt).resume_training({**state, 'networks': {'net_g': state['networks']['net_g']}})
+    with pytest.raises(ValueError, match=r'by the strategy plain, and the options ask for plain \+ ema'):
+        build(opt).resume_training(without_average.training_state())
 
 
 @ARCH_REGISTRY.register()
@@ -266,16 +267,18 @@ def test_composite_has_batch_statistics_of_its_own(pictures, tmp_path):
     opt['network_g'] = {'type': 'Normed'}
     model = build(opt)
     model.train_loader = loader(opt, 'train')
-    model.batch_statistics.batches = 2
+    model.strategy.statistics.count = 2
     model.before_training(model.train_loader)
     train(model, opt, 5)
-    primary = {name: value.clone() for name, value in model.net.primary.named_buffers()}
+    primary = {name: value.clone() for name, value in model.strategy.decomposition.primary.named_buffers()}
     model.save_weights(5)
     saved = load_checkpoint(tmp_path / 'models' / 'net_g_5.pth')['params']
     assert not torch.equal(saved['1.running_mean'], primary['1.running_mean'])
-    with model.network_to_test() as net:
+    with model.published() as net:
         assert torch.equal(saved['1.running_mean'], net[1].running_mean)
-    assert all(torch.equal(value, primary[name]) for name, value in model.net.primary.named_buffers())
+    assert all(
+        torch.equal(value, primary[name]) for name, value in model.strategy.decomposition.primary.named_buffers()
+    )
 
 
 @pytest.mark.parametrize('model_type', ['SRModel', 'LDTModel'])
@@ -286,16 +289,16 @@ def test_a_signal_ends_a_validation_after_the_picture_in_hand(pictures, tmp_path
     train(model, opt, 3)
 
     def trained():
-        state = model.training_state()
-        return state['networks'] or {branch: state['ldt'][branch] for branch in ('primary', 'auxiliary')}
+        state = model.training_state()['strategy']['state']
+        return state.get('network') or {branch: state['decomposition'][branch] for branch in ('primary', 'auxiliary')}
 
     before = copy.deepcopy(trained())
 
-    def stop(dataset_name):
+    def stop(batch, dataset_name):
         tested.append(dataset_name)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(model, '_note_error', stop)
+    monkeypatch.setattr(model, 'note_loss', stop)
     with StopSignals() as signals, signals.breaking_off():
         model.validation(loader(opt), 3, None)
     assert tested == ['pairs'] and not model.image_results
@@ -388,10 +391,10 @@ def test_other_partitions(pictures, tmp_path, section, unstable):
     opt = options(pictures, tmp_path, 'LDTModel', ldt={**section, 'update': 'fixed', 'fixed_decay': 0.5})
     model = build(opt)
     model.before_training(loader(opt, 'train'))
-    partition = model.net.partition
+    partition = model.strategy.decomposition.partition
     assert partition.criterion == section.get('criterion', 'variance')
     assert bool(partition.layers) == ('granularity' in section)
-    assert set(model.net.decay.values()) == {0.5}
+    assert set(model.strategy.decomposition.decay.values()) == {0.5}
     if unstable:
         assert {name.split('.')[0] for name in partition.unstable} == unstable
         assert 'layer scores' not in model.artifacts()
@@ -410,9 +413,9 @@ def test_decays_by_time_constants(pictures, tmp_path, logged, section, interval,
     opt = options(pictures, tmp_path, 'LDTModel', ldt={**section, 'criterion': 'random'}, total_iter=400)
     model = build(opt)
     model.before_training(loader(opt, 'train'))
-    assert model.net.exchange_every == interval
-    names, (fastest, slowest) = model.net.partition.stable, stable
-    first, last = model.net.decay[names[0]], model.net.decay[names[-1]]
+    assert model.strategy.decomposition.exchange_every == interval
+    names, (fastest, slowest) = model.strategy.decomposition.partition.stable, stable
+    first, last = model.strategy.decomposition.decay[names[0]], model.strategy.decomposition.decay[names[-1]]
     assert first == pytest.approx(1 - interval / fastest)
     span = interval / fastest - interval / slowest
     assert last == pytest.approx(1 - interval / fastest + span * (len(names) - 1) / len(names))
@@ -432,30 +435,34 @@ def test_a_run_in_one_network_is_resumed_and_split_anew(pictures, tmp_path):
     def go_on(model, first, last):
         model.train_loader = batches
         for number in range(first, last + 1):
-            model.feed_data(batches[number])
-            model.optimize_parameters(number)
+            model.train_step(batches[number], number)
         return model
 
     whole = build(opt)
     network = whole.net_g
     whole.before_training(batches)
-    assert whole.net.network is network is whole.net_g, 'there is one network'
+    assert whole.strategy.decomposition.network is network is whole.net_g, 'there is one network'
     go_on(whole, 1, 4).save(0, 4)
     other = build(opt)
     other.resume_training(load_checkpoint(tmp_path / 'training_states' / '4.state'))
-    assert other.net.branch_names == ('auxiliary',)
+    assert other.strategy.decomposition.branch_names == ('auxiliary',)
     for model in (whole, other):
         go_on(model, 5, 11)
         assert set(model.log_dict) == {'l_pix_primary', 'l_pix_auxiliary'}
     for a, b in ((whole, other), (other, whole)):
-        assert a.net.partition == b.net.partition and a.net.steps == 11
-        for name, value in a.net.composite_state_dict().items():
-            assert torch.equal(value, b.net.composite_state_dict()[name]), name
+        assert (
+            a.strategy.decomposition.partition == b.strategy.decomposition.partition
+            and a.strategy.decomposition.steps == 11
+        )
+        for name, value in a.strategy.decomposition.composite_state_dict().items():
+            assert torch.equal(value, b.strategy.decomposition.composite_state_dict()[name]), name
     assert all(torch.equal(a, b) for a, b in zip(whole.net_g.parameters(), other.net_g.parameters(), strict=True))
     whole.validation(loader(opt), 11, None)
     whole.save_weights(11)
     saved = load_checkpoint(tmp_path / 'models' / 'net_g_11.pth')['params']
-    assert all(torch.equal(saved[name], value) for name, value in whole.net.composite_state_dict().items())
+    assert all(
+        torch.equal(saved[name], value) for name, value in whole.strategy.decomposition.composite_state_dict().items()
+    )
     with pytest.raises(ValueError, match=r'train\.ldt\.strategy: .* saved with alternating, .* ask for dual'):
         dual = build(options(pictures, tmp_path, 'LDTModel', ldt=LDT))
         dual.resume_training(load_checkpoint(tmp_path / 'training_states' / '4.state'))

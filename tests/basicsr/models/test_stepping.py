@@ -27,13 +27,12 @@ def steps(opt, count, size=2):
     torch.manual_seed(0)
     source = batches(opt, size)
     for iteration in range(1, count + 1):
-        model.feed_data(next(source))
-        model.optimize_parameters(iteration)
+        model.train_step(next(source), iteration)
     return model
 
 
 def weights(model):
-    return [parameter.detach().clone() for parameter in model.trainable_parameters()]
+    return [parameter.detach().clone() for parameter in list(model.strategy.parameters().values())]
 
 
 @pytest.mark.parametrize('model_type', ['SRModel', 'LDTModel'])
@@ -46,8 +45,10 @@ def test_mixed_precision_follows_float32(pictures, tmp_path, model_type, amp):
     losses = zip(plain.log_dict.values(), mixed.log_dict.values(), strict=True)
     assert all(a == pytest.approx(b, rel=0.02) and a != b for a, b in losses)
     if model_type == 'LDTModel':
-        assert mixed.net.steps == 4 - mixed.stepper.all_bad_steps
-        assert all(value.dtype == torch.float32 for value in mixed.net.composite_state_dict().values())
+        assert mixed.strategy.decomposition.steps == 4 - mixed.stepper.all_bad_steps
+        assert all(
+            value.dtype == torch.float32 for value in mixed.strategy.decomposition.composite_state_dict().values()
+        )
     scaler = mixed.training_state()['stepper']['scaler']
     assert bool(scaler) == (amp == 'fp16')
 
@@ -66,8 +67,7 @@ def test_gradients_are_clipped(pictures, tmp_path):
     opt = options(pictures, tmp_path, grad_clip_norm=1e-3, optim_g={'type': 'SGD', 'lr': 1.0})
     model = steps(opt, 0)
     before = weights(model)
-    model.feed_data(next(batches(opt)))
-    model.optimize_parameters(1)
+    model.train_step(next(batches(opt)), 1)
     moved = torch.cat([(a - b).flatten() for a, b in zip(weights(model), before, strict=True)])
     assert moved.norm().item() == pytest.approx(1e-3, rel=1e-3)
 
@@ -97,7 +97,7 @@ def test_a_compiled_network_takes_the_same_steps(pictures, tmp_path):
     )
     for a, b in zip(weights(plain), weights(compiled), strict=True):
         assert torch.allclose(a, b, atol=1e-5)
-    assert type(compiled.trained).__name__ == 'OptimizedModule'
+    assert type(dict(compiled.strategy.networks())['']).__name__ == 'OptimizedModule'
     assert set(compiled.net_g.state_dict()) == set(plain.net_g.state_dict()), 'names without a prefix'
 
 
@@ -120,7 +120,9 @@ def test_a_step_that_would_do_harm_is_not_taken(pictures, tmp_path, model_type, 
 
     def everything():
         networks = (
-            [model.net.primary, model.net.auxiliary] if model_type == 'LDTModel' else [model.net_g, model.net_g_ema]
+            [model.strategy.decomposition.primary, model.strategy.decomposition.auxiliary]
+            if model_type == 'LDTModel'
+            else [model.net_g, model.net_g_ema]
         )
         state = [tensor.clone() for network in networks for tensor in network.state_dict().values()]
         moments = model.optimizer_g.state_dict()['state'].values()
@@ -129,14 +131,12 @@ def test_a_step_that_would_do_harm_is_not_taken(pictures, tmp_path, model_type, 
     before = everything()
     batch = next(batches(opt))
     batch[where][0, 0, 0, 0] = value
-    model.feed_data(batch)
-    model.optimize_parameters(3)
+    model.train_step(batch, 3)
     assert all(torch.equal(a, b) for a, b in zip(before, everything(), strict=True))
     assert model.stepper.bad_steps == model.stepper.all_bad_steps == 1
     loss = 'l_pix_primary' if model_type == 'LDTModel' else 'l_pix'
     assert f'Step skipped, 1 in a row and 1 in all: {loss} is ' in logged.warnings()[-1]
-    model.feed_data(next(batches(opt)))
-    model.optimize_parameters(4)
+    model.train_step(next(batches(opt)), 4)
     assert model.stepper.bad_steps == 0 and model.stepper.all_bad_steps == 1
     assert not all(torch.equal(a, b) for a, b in zip(before, everything(), strict=True))
 

@@ -10,10 +10,12 @@ import torch
 import yaml
 from torch import nn
 
-from basicsr.models.averages import SWAD
 from basicsr.models.sr_model import SRModel
 from basicsr.options.check import check_options
 from basicsr.runs.checkpoint import load_checkpoint, save_checkpoint
+from basicsr.strategies import Setting
+from basicsr.strategies.plain_strategy import Plain
+from basicsr.strategies.swad_strategy import SWAD
 from basicsr.train import train_pipeline
 from basicsr.utils.registry import ARCH_REGISTRY
 from scripts.benchmark import faults
@@ -54,8 +56,7 @@ def steps(model, opt, first, last):
     """Iterations `first` to `last`, on batches that depend on the iteration alone; yields after each."""
     source = [batch for batch, _ in zip(batches(opt), range(last), strict=False)]
     for iteration in range(first, last + 1):
-        model.feed_data(source[iteration - 1])
-        model.optimize_parameters(iteration)
+        model.train_step(source[iteration - 1], iteration)
         yield iteration
 
 
@@ -68,7 +69,7 @@ def equal(one, other):
 
 
 def published(model):
-    with model.network_to_test() as net:
+    with model.published() as net:
         return weights(net)
 
 
@@ -138,7 +139,7 @@ def test_wrappers_follow_the_switch(pictures, tmp_path, one_process, monkeypatch
     wrappers = {model.net_g}
     for _ in steps(model, opt, 1, 5):
         assert isinstance(model.net_g, nn.parallel.DistributedDataParallel)
-        assert type(model.trained).__name__ == 'OptimizedModule'
+        assert type(dict(model.strategy.networks())['']).__name__ == 'OptimizedModule'
         wrappers.add(model.net_g)
     assert len(wrappers) == 2
     for a, b in zip(model.net_g.parameters(), expected, strict=True):
@@ -163,6 +164,12 @@ def test_a_moving_average_has_a_time_constant(pictures, tmp_path, time, decay):
         average = [decay * a + (1 - decay) * b for a, b in zip(average, trained, strict=True)]
         assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(average, published(model), strict=True)), iteration
     assert model.param_key == 'params_ema'
+
+
+def swad_of(converged, patience, tolerance=1.3):
+    section = {'converged': converged, 'patience': patience, 'tolerance': tolerance}
+    setting = Setting({'swad': section, 'total_iter': 100}, loss=None)
+    return SWAD(Plain(nn.Identity()), setting)
 
 
 def dense_average(trail, errors, every, converged, patience, tolerance):
@@ -191,7 +198,7 @@ def dense_average(trail, errors, every, converged, patience, tolerance):
 def test_the_dense_average_is_that_of_the_algorithm(converged, patience, tolerance):
     draw, begun, ended = random.Random(0), 0, 0
     for _ in range(30):
-        every, swad, trail, errors = draw.randint(1, 3), SWAD(converged, patience, tolerance), [], []
+        every, swad, trail, errors = draw.randint(1, 3), swad_of(converged, patience, tolerance), [], []
         drift = draw.uniform(-0.05, 0.2)
         for step in range(1, 20 * every + 1):
             trail.append([torch.rand(3, 2), torch.rand(4)])
@@ -201,18 +208,18 @@ def test_the_dense_average_is_that_of_the_algorithm(converged, patience, toleran
                 swad.after_validation(step, errors[-1])
             expected, end = dense_average(trail, errors, every, converged, patience, tolerance)
             found = swad.weights(trail[-1])
-            assert (found is None) == (expected is None) and swad.needs_error == (end is None)
+            assert (found is None) == (expected is None) and swad.needs_loss == (end is None)
             if expected is not None:
                 assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found, expected, strict=True))
             if draw.random() < 0.2:  # killed and resumed
-                saved, swad = swad.state_dict(), SWAD(converged, patience, tolerance)
-                swad.load_state_dict(saved, torch.device('cpu'))
+                saved, swad = swad.averages(), swad_of(converged, patience, tolerance)
+                swad.load_averages(saved, torch.device('cpu'))
         begun, ended = begun + (expected is not None), ended + (end is not None)
     assert begun > 20 and 3 < ended < 30, 'both kinds of runs were drawn'
 
 
 def test_losses_that_are_no_numbers_begin_no_span():
-    swad = SWAD(2, 2)
+    swad = swad_of(2, 2)
     for error in (math.nan, 1.0, math.nan, math.inf, math.inf):
         swad.update([torch.ones(2)])
         swad.after_validation(1, error)
@@ -229,12 +236,12 @@ def test_swad_goes_by_the_loss_of_the_trained_network_in_validation(pictures, tm
             before = published(model)
             model.validation(val, iteration, None)
             assert equal(model.net_g.parameters(), trail[-1]), 'the trained weights are back'
-            with torch.no_grad(), model.trained_network() as net:
+            with torch.no_grad(), model.strategy.trained() as net:
                 losses = [nn.functional.l1_loss(net(pair['lq']), pair['gt']).item() for pair in val]
             seen.append(sum(losses) / len(losses))
             assert equal(before, trail[-1] if iteration == 2 else published(model)), 'plain until the span is known'
             model.after_validation(iteration)
-            assert model.average._seen[-1] == (iteration, pytest.approx(seen[-1], rel=1e-6))
+            assert model.strategy._seen[-1] == (iteration, pytest.approx(seen[-1], rel=1e-6))
     expected = [torch.stack(column).mean(0) for column in zip(*trail, strict=True)]
     assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(published(model), expected, strict=True))
     model.save_weights(6)
@@ -290,12 +297,12 @@ def test_averages_have_batch_statistics_of_their_own(pictures, tmp_path, pretrai
     opt = small(pictures, tmp_path, network='TwoConvsNormed', **section)
     opt['path'].update(pretrain_network_g=str(pretrained), strict_load_g=False)
     model = build(opt)
-    model.train_loader, model.batch_statistics.batches = loader(opt, 'train'), 3
+    model.train_loader, model.strategy.statistics.count = loader(opt, 'train'), 3
     for iteration in steps(model, opt, 1, 4):
         model.validation(loader(opt), iteration, None)
         model.after_validation(iteration)
     trained = model.net_g.body[2].running_mean.clone()
-    with model.network_to_test() as net:
+    with model.published() as net:
         found = net.body[2].running_mean.clone()
         seen = [net.body[:2](batch['lq']).mean((0, 2, 3)) for _ in range(3) for batch in loader(opt, 'train')][:3]
     assert torch.allclose(found, torch.stack(seen).mean(0), atol=0.05)
@@ -308,7 +315,7 @@ def test_an_average_is_made_once_a_validation_in_processes_without_a_picture_too
     opt = small(pictures, tmp_path, network='TwoConvsNormed', wise_ft=0.5)
     opt['path'].update(pretrain_network_g=str(pretrained), strict_load_g=False)
     model, made = build(opt), []
-    monkeypatch.setattr(model.batch_statistics, 'put_into', lambda net, loader, version: made.append(net))
+    monkeypatch.setattr(model.strategy.statistics, 'put_into', lambda net, version: made.append(net))
     pairs = loader(opt)
     model.validation(pairs, 1, None)
     assert len(model.image_results) == 3 and len(made) == 1
@@ -326,8 +333,9 @@ def test_averages_and_the_head_need_the_step_of_this_project(pictures, tmp_path)
     for key, value in {'head_first': HEAD, 'swad': {}, 'wise_ft': 0.5}.items():
         with pytest.raises(ValueError, match=rf'train\.{key}: OwnStep has a step of its own'):
             OwnStep(small(pictures, tmp_path, **{key: value}))
-        with pytest.raises(ValueError, match=rf'train\.{key}: .*; leave it out'):
-            build(small(pictures, tmp_path, 'LDTModel', **{key: value}))
+        if key != 'wise_ft':
+            with pytest.raises(ValueError, match=rf'train\.{key}: .*; leave it out'):
+                build(small(pictures, tmp_path, 'LDTModel', **{key: value}))
     with pytest.raises(ValueError, match=r'path\.pretrain_network_g: missing; train\.wise_ft'):
         build(small(pictures, tmp_path, wise_ft=0.5))
 
@@ -335,9 +343,10 @@ def test_averages_and_the_head_need_the_step_of_this_project(pictures, tmp_path)
 @pytest.mark.parametrize(
     ('saved', 'asked', 'message'),
     [
-        ({'swad': {}}, {}, r'train\.swad: the training state was saved with train\.swad, and the options ask for none'),
-        ({}, {'swad': {}}, r'train\.swad: the training state was saved with no such option, and .* train\.swad'),
-        ({'swad': {}}, {'ema_time': 5}, r'holds no net_g_ema: it was saved with other options'),
+        ({'swad': {}}, {}, r'saved by the strategy plain \+ swad, and the options ask for plain; a run goes on'),
+        ({}, {'swad': {}}, r'saved by the strategy plain, and the options ask for plain \+ swad'),
+        ({'swad': {}}, {'ema_time': 5}, r'by the strategy plain \+ swad, and the options ask for plain \+ ema'),
+        ({'head_first': HEAD}, {}, r'by the strategy lp_ft, and the options ask for plain'),
     ],
 )
 def test_a_run_goes_on_with_the_average_that_it_began_with(pictures, tmp_path, saved, asked, message):
@@ -403,7 +412,7 @@ def test_a_run_that_goes_on_ends_as_the_whole_one(folder, logged, monkeypatch, n
             folder, f'{name}_{iteration}', **changes, **start, path__resume_state=str(states / f'{iteration}.state')
         )
         assert same(again[0], weights), iteration
-        for key in ('networks', 'optimizers', *(['average'] if name in ('swad', 'wise_ft') else [])):
+        for key in ('strategy', 'optimizers'):
             assert same(again[1][key], state[key]), (iteration, key)
 
 
@@ -421,7 +430,6 @@ PLAIN = {'train__ema_decay': 0}
     [
         ({'train__ema_decay': 0.9, 'train__ema_time': 10}, r'train\.ema_time: not with ema_decay'),
         ({'train__ema_decay': 0.9, 'train__swad': {}}, r'train\.swad: not with ema_decay'),
-        ({'train__swad': {}, 'train__wise_ft': 0}, r'train\.wise_ft: not with swad'),
         ({'train__ema_time': 1}, r'train\.ema_time: must be above 1 iteration, and is 1'),
         ({'train__ema_time': '2%'}, r'train\.ema_time: must be above 1 iteration, and is 0\.6'),
         ({'train__ema_time': 'long'}, r'train\.ema_time: must be a number of at least 1 or a share of'),
@@ -441,7 +449,7 @@ PLAIN = {'train__ema_decay': 0}
         *(
             ({'model_type': 'LDTModel', f'train__{key}': value}, rf'train\.{key}: .*LDT .*; leave it out')
             for key, value in {
-                **{'ema_decay': 0.9, 'ema_time': 9, 'swad': {}, 'wise_ft': 0},
+                **{'ema_decay': 0.9, 'ema_time': 9, 'swad': {}},
                 'head_first': {'iter': 3, 'prefixes': 'x'},
             }.items()
         ),

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import nn
 
-from basicsr.options.types import iterations
+from basicsr.options.types import List, Section, Share, Whole, iterations, option
+from basicsr.strategies.plain_strategy import Plain
+from basicsr.strategies.strategy import Setting
 from basicsr.utils.logger import get_root_logger
+from basicsr.utils.registry import STRATEGY_REGISTRY
 from ldt import Partition
+
+
+class HeadFirst(Section):
+    """train.head_first"""
+
+    iter: Whole(1) | Share = option(..., 'Iterations in which the head trains alone.')
+    prefixes: List(str, 1) | str = option(..., 'The head: layers whose names begin like this.')
 
 
 def head_of(net: nn.Module, section: Mapping[str, Any]) -> list[str]:
@@ -25,16 +35,16 @@ def head_of(net: nn.Module, section: Mapping[str, Any]) -> list[str]:
         raise ValueError(f'train.head_first.prefixes: {message}') from error
 
 
-class HeadFirst:
+@STRATEGY_REGISTRY.register()
+class LPFT(Plain):
     """Freezes all but the head in the first iterations. Which those are does not depend on where a run was resumed.
 
     An optimizer over all parameters passes over frozen ones, which have no gradient; the head's moments go on at the
     switch, and the others' begin there. Batch statistics of the frozen layers follow the training's batches throughout.
 
     Args:
-        section: `train.head_first`.
-        total_iter: Iterations of the run.
         net: The network, which has something to train beside the head.
+        setting: See `Setting`; reads `train.head_first`.
 
     Attributes:
         last: The last iteration in which the head trains alone.
@@ -43,24 +53,44 @@ class HeadFirst:
         ValueError: See `head_of`.
     """
 
-    def __init__(self, section: Mapping[str, Any], total_iter: int, net: nn.Module) -> None:
-        self.last = round(iterations(section['iter'], total_iter))
+    name = 'lp_ft'
+    not_with = {'ldt': 'LDT chooses what trains; train.ldt.criterion: prefix splits off a head; leave it out'}
+    keys = {'head_first': (HeadFirst, option(None, 'LP-FT: the head trains alone first, then everything.'))}
+
+    def __init__(self, net: nn.Module, setting: Setting) -> None:
+        section = setting.options['head_first']
+        self.last = round(iterations(section['iter'], setting.total_iter))
         head = {*head_of(net, section)}
         trainable = {name: value for name, value in net.named_parameters() if value.requires_grad}
         self._later = [value for name, value in trainable.items() if name not in head]
+        self._all = trainable
         self._all_train = True
+        super().__init__(net, setting)
         get_root_logger().info(
             'LP-FT: %d of %d layers are the head, which trains alone for %d iterations',
             len(head),
             len(trainable),
             self.last,
         )
+        self.before_step(1)
 
-    def choose(self, current_iter: int) -> bool:
-        """Freeze or free layers for this iteration; returns whether that changed anything, so that wrappers must."""
-        if self._all_train == (current_iter > self.last):
-            return False
+    @classmethod
+    def check_train(cls, train: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        time, total = (train.get('head_first') or {}).get('iter'), train.get('total_iter')
+        if time is None or not total:
+            return
+        last = round(iterations(time, total))
+        if not 1 <= last < total:
+            yield 'head_first.iter', f'must be at least 1 and below total_iter, {total}, and is {last}'
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        return dict(self._all)
+
+    def before_step(self, iteration: int) -> None:
+        """Freeze or free layers for this iteration; wrappers count on what trains, and are made anew."""
+        if self._all_train == (iteration > self.last):
+            return
         self._all_train = not self._all_train
         for parameter in self._later:
             parameter.requires_grad_(self._all_train)
-        return True
+        self.running = self.setting.wrap(self.network)

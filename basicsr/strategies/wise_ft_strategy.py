@@ -1,0 +1,63 @@
+"""WiSE-FT: between the pre-trained and the fine-tuned weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from basicsr.options.types import Real, option
+from basicsr.strategies.average import Average
+from basicsr.strategies.strategy import Setting, Strategy
+from basicsr.utils.registry import STRATEGY_REGISTRY
+
+
+@STRATEGY_REGISTRY.register()
+class WiseFT(Average):
+    """Interpolates the pre-trained and the fine-tuned weights (Wortsman et al., CVPR 2022, eq. 1).
+
+    The fine-tuned weights are those that `inner` publishes: of LDT the composite, of SWAD the average.
+
+    Args:
+        inner: What trains, before its first step.
+        setting: See `Setting`; reads `train.wise_ft`, the share of the fine-tuned weights, from 0 to 1.
+
+    Raises:
+        ValueError: The run begins without pre-trained weights.
+    """
+
+    name = 'wise_ft'
+    keys = {
+        'wise_ft': (
+            Real(least=0, most=1),
+            option(None, "WiSE-FT: test (1 - wise_ft) * pre-trained + wise_ft * fine-tuned weights, LDT's too."),
+        )
+    }
+    outermost = True
+
+    def __init__(self, inner: Strategy, setting: Setting) -> None:
+        super().__init__(inner, setting)
+        if not setting.pretrained:
+            raise ValueError(f'path.pretrain_network_g: missing; {self._NEEDED}')
+        self.alpha = setting.options['wise_ft']
+        self._pretrained = [weight.detach().clone() for weight in inner.network.parameters()]
+
+    _NEEDED = 'train.wise_ft interpolates between these weights and the fine-tuned ones'
+
+    @classmethod
+    def needs(cls, opt: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        if not (opt.get('path') or {}).get('pretrain_network_g'):
+            yield 'path.pretrain_network_g', cls._NEEDED
+
+    @torch.no_grad()
+    def weights(self, published: list[Tensor]) -> list[Tensor]:
+        """(1 - alpha) * pretrained + alpha * published."""
+        return list(torch._foreach_lerp(self._pretrained, published, self.alpha))
+
+    def averages(self) -> dict[str, Any]:
+        return {'pretrained': self._pretrained}
+
+    def load_averages(self, state: Mapping[str, Any], device: torch.device) -> None:
+        self._pretrained = [weight.to(device) for weight in state['pretrained']]
