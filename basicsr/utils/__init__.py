@@ -9,7 +9,7 @@ from .img_process_util import USMSharp, usm_sharp
 from .img_util import crop_border, imfrombytes, img2tensor, imwrite, tensor2img
 from .logger import AvgTimer, MessageLogger, get_env_info, get_root_logger, init_tb_logger, init_wandb_logger
 from .matlab_functions import imresize
-from .misc import get_time_str, make_exp_dirs, mkdir_and_rename, scandir, set_random_seed, sizeof_fmt
+from .misc import check_resume, get_time_str, make_exp_dirs, mkdir_and_rename, scandir, set_random_seed, sizeof_fmt
 
 __all__ = [
     'AvgTimer',
@@ -18,6 +18,7 @@ __all__ = [
     'MessageLogger',
     'USMSharp',
     'bgr2ycbcr',
+    'check_resume',
     'crop_border',
     'get_env_info',
     'get_root_logger',
@@ -46,7 +47,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """`yaml_load`, on demand: `basicsr.options` itself needs this package."""
     if name == 'yaml_load':
-        from basicsr.options.file import yaml_load
+        from .options import yaml_load
 
         return yaml_load
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
