@@ -15,8 +15,9 @@ from torchvision.transforms.functional import rgb_to_grayscale
 import basicsr.models  # noqa: F401  registers networks
 from basicsr.archs import build_network
 from basicsr.archs.from_weights import network_options
+from basicsr.archs.traits import traits_of
 from basicsr.models.self_ensemble import self_ensemble
-from basicsr.models.tiling import Tiling
+from basicsr.models.tiling import Tiling, fitted
 from basicsr.runs.checkpoint import find_weights, load_checkpoint, load_weights
 from basicsr.utils.img_util import imfrombytes, img2tensor, imwrite, tensor2img
 from basicsr.utils.matlab_functions import imresize
@@ -32,7 +33,7 @@ class Restorer:
     Args:
         checkpoint: The file. The network is read from it, see `network_options`.
         device: Where it runs.
-        tiling: How pictures are cut; None: as `MambaIRModel` does.
+        tiling: How pictures are cut; None: as the network likes it, or in tiles of about 200 pixels.
         ensemble: Average over a picture's eight flips and turns.
         param_key: Which weights of the file; None: `params_ema`, the moving average, where it is there, or `params`.
 
@@ -55,14 +56,18 @@ class Restorer:
         content = load_checkpoint(checkpoint)
         averaged = isinstance(content, dict) and 'params_ema' in content
         weights = find_weights(content, checkpoint, param_key or ('params_ema' if averaged else 'params'))
-        self.device, self.tiling, self.ensemble = torch.device(device), tiling or Tiling(), ensemble
-        self.net = build_network(network_options(weights, checkpoint)).eval()
+        self.device, self.ensemble = torch.device(device), ensemble
+        options = network_options(weights, checkpoint)
+        self.net = build_network(options).eval()
+        self.traits = traits_of(self.net, options)
+        self.tiling = tiling or Tiling(self.traits.tile_size or 200, self.traits.tile_overlap)
         load_weights(self.net, weights, checkpoint)
         self.net.to(self.device)
         self.channels = next((one.in_channels for one in self.net.modules() if isinstance(one, nn.Conv2d)), 3)
         with torch.inference_mode():
-            given = self.net(torch.zeros(1, self.channels, _PROBE, _PROBE, device=self.device)).shape
-        self.scale = given[-1] // _PROBE
+            side = _PROBE + self.traits.padding(_PROBE, _PROBE)[0]
+            given = self.net(torch.zeros(1, self.channels, side, side, device=self.device)).shape
+        self.scale = given[-1] // side
         if self.channels not in (1, 3) or given[1] != self.channels:
             raise ValueError(
                 f'{checkpoint}: the network makes {given[1]} channels of {self.channels}; it must be 3 of 3, or 1 of 1'
@@ -100,7 +105,7 @@ class Restorer:
         """(c, h, w) in [0, 1] -> (c, h * scale, w * scale), for c of 1 or 3 whatever the network takes."""
         grey = len(lq) == 1
         batch = lq[:, None] if self.channels == 1 else lq.expand(3, -1, -1)[None]
-        infer = partial(self.tiling.run, self.net, scale=self.scale)
+        infer = partial(self.tiling.run, partial(fitted, self.net, self.traits, scale=self.scale), scale=self.scale)
         batch = batch.to(self.device)
         output = (self_ensemble(infer, batch) if self.ensemble else infer(batch)).float().cpu()
         if self.channels == 1:

@@ -15,7 +15,7 @@ from basicsr.models.contract import is_replaced
 from basicsr.models.picture_model import PictureModel
 from basicsr.models.self_ensemble import self_ensemble
 from basicsr.models.task import Task
-from basicsr.models.tiling import Tiling, pad_mirrored
+from basicsr.models.tiling import Tiling, fitted
 from basicsr.utils.registry import MODEL_REGISTRY
 
 
@@ -102,12 +102,7 @@ class SRModel(PictureModel, Task):
 
     def infer(self, net: Callable, lq: Tensor) -> Tensor:
         """What `net` makes of `lq`, whole pictures or a tile of them, at sizes and values that it takes."""
-        traits, scale = self.traits, self.opt.get('scale', 1)
-        height, width = lq.shape[-2:]
-        below, right = traits.padding(height, width)
-        padded, (low, high) = pad_mirrored(lq, right, below), traits.pixel_range
-        output = net(padded) if (low, high) == (0, 1) else (net(padded * (high - low) + low) - low) / (high - low)
-        return output[..., : height * scale, : width * scale] if right or below else output
+        return fitted(net, self.traits, lq, self.opt.get('scale', 1))
 
     @torch.no_grad()
     def test(self) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from basicsr.archs.traits import Traits
 from basicsr.utils.logger import get_root_logger
 from basicsr.utils.misc import is_out_of_memory
 
@@ -53,6 +54,25 @@ def pad_mirrored(lq: Tensor, right: int, bottom: int) -> Tensor:
         lq = pad(lq, (0, 0, 0, step_y), 'reflect' if height > 1 else 'replicate')
         right, bottom = right - step_x, bottom - step_y
     return lq
+
+
+def fitted(network: Callable[[Tensor], Tensor], traits: Traits, lq: Tensor, scale: int) -> Tensor:
+    """Run `network` at sizes and values that it takes: padded by reflection, scaled to its range, cut and scaled back.
+
+    Args:
+        network: (N, C, h, w) -> (N, C', h * scale, w * scale), for the sizes and values that `traits` allows.
+        traits: What the network says of itself.
+        lq: Pictures of any size, (N, C, H, W) in [0, 1].
+        scale: Scale of the network.
+
+    Returns:
+        (N, C', H * scale, W * scale), in [0, 1] but for what the network overshoots.
+    """
+    height, width = lq.shape[-2:]
+    below, right = traits.padding(height, width)
+    padded, (low, high) = pad_mirrored(lq, right, below), traits.pixel_range
+    output = network(padded) if (low, high) == (0, 1) else (network(padded * (high - low) + low) - low) / (high - low)
+    return output[..., : height * scale, : width * scale] if right or below else output
 
 
 def _share(seen: slice, kept: slice, length: int, scale: int) -> Tensor:

@@ -30,17 +30,14 @@ if __name__ == '__main__':
 
 import torch
 from scipy.stats import spearmanr
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-import basicsr.models  # noqa: F401  registers what option files name
 import ldt
-from basicsr.archs import build_network
-from basicsr.archs.from_weights import load_network_weights
 from basicsr.data import build_dataloader, build_dataset
 from basicsr.data.data_sampler import EnlargedSampler
-from basicsr.losses import build_loss
+from basicsr.models import build_model
 from basicsr.options.check import check_section
 from basicsr.options.resolve import check_files, parse_options
 from basicsr.results.layer_plots import plot_halves, plot_head_ranks, plot_scores_by_kind, plot_time_constants
@@ -135,14 +132,6 @@ def in_turns(loaders: list[Any]) -> Iterator[Any]:
         epoch += 1
 
 
-def load_network(opt: dict, device: torch.device) -> nn.Module:
-    net, paths = build_network(opt['network_g']), opt['path']
-    if paths.get('pretrain_network_g'):
-        key, strict = paths.get('param_key_g', 'params'), paths.get('strict_load_g', True)
-        load_network_weights(net, paths['pretrain_network_g'], key, strict)
-    return net.to(device)
-
-
 def kind_of(net: nn.Module, names: list[str], granularity: str) -> str:
     module, _, leaf = names[0].rpartition('.')
     kind = type(net.get_submodule(module)).__name__
@@ -161,15 +150,12 @@ def score(opt: dict, options: LDTSection, count: int, heads: list[str] | None) -
         )
     if count < 4:
         raise ValueError(f'--batches: two halves need at least two batches each, 4, not {count}')
-    device = torch.device('cuda' if opt['num_gpu'] else 'cpu')
-    net, cri_pix = load_network(opt, device), build_loss(opt['train']['pixel_opt']).to(device)
+    model = build_model(opt)
+    net = model.get_bare_model(model.net_g)
     layers = ldt.layers_of(net, options.granularity)
     head_layers = find_heads(layers, heads)
     kept = {'granularity': options.granularity, 'criteria': options.criterion}
     halves = [ldt.GradientStatistics(net, **kept) for _ in range(2)]
-
-    def loss_fn(net: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        return cri_pix(net(batch['lq'].to(device)), batch['gt'].to(device))
 
     with tqdm(total=count, desc='Score layers', unit='batch', disable=None) as progress:
 
@@ -178,7 +164,7 @@ def score(opt: dict, options: LDTSection, count: int, heads: list[str] | None) -
             progress.update()
 
         scores = ldt.score_layers(
-            net, in_turns(half_loaders(opt)), loss_fn, count, options.criterion,
+            net, in_turns(half_loaders(opt)), model.loss, count, options.criterion,
             granularity=options.granularity, on_batch=on_batch,
         )  # fmt: skip
     of_modules = layers if options.granularity == 'module' else None

@@ -135,6 +135,16 @@ def train(model, opt, iterations, first=1):
     return model
 
 
+def branches(model):
+    """The decomposition that a model trained by LDT has made."""
+    return model.strategy.decomposition
+
+
+def trained(model):
+    """What the optimizer steps."""
+    return list(model.strategy.parameters().values())
+
+
 def build(opt):
     set_random_seed(0)
     return build_model(opt)
@@ -191,7 +201,7 @@ def test_ldt_model_publishes_the_composite(pictures, tmp_path):
     assert model.metric_results['psnr'] > before
     model.save_weights(30)
     saved = load_checkpoint(tmp_path / 'models' / 'net_g_30.pth')['params']
-    composite = model.strategy.decomposition.composite_state_dict()
+    composite = branches(model).composite_state_dict()
     assert list(saved) == list(composite)
     assert all(torch.equal(saved[name], composite[name]) for name in saved)
     opt['path']['pretrain_network_g'] = str(tmp_path / 'models' / 'net_g_30.pth')
@@ -200,7 +210,7 @@ def test_ldt_model_publishes_the_composite(pictures, tmp_path):
     assert alone.metric_results['psnr'] == pytest.approx(model.metric_results['psnr'], abs=1e-9)
     assert (tmp_path / 'layer_scores.png').stat().st_size > 10_000
     partition = json.loads((tmp_path / 'partition.json').read_text())
-    assert partition['stable'] == model.strategy.decomposition.partition.stable
+    assert partition['stable'] == branches(model).partition.stable
 
 
 def test_ldt_run_is_resumed(pictures, tmp_path):
@@ -216,11 +226,9 @@ def test_ldt_run_is_resumed(pictures, tmp_path):
     for model in (whole, other):
         for batch in batches * 3:
             model.train_step(batch, 5)
-    for a, b in zip(
-        list(whole.strategy.parameters().values()), list(other.strategy.parameters().values()), strict=True
-    ):
+    for a, b in zip(trained(whole), trained(other), strict=True):
         assert torch.equal(a, b)
-    assert other.strategy.decomposition.steps == whole.strategy.decomposition.steps
+    assert branches(other).steps == branches(whole).steps
     plain = build(options(pictures, tmp_path))
     with pytest.raises(ValueError, match='saved by the strategy ldt, and the options ask for plain'):
         plain.resume_training(state)
@@ -270,15 +278,13 @@ def test_composite_has_batch_statistics_of_its_own(pictures, tmp_path):
     model.strategy.statistics.count = 2
     model.before_training(model.train_loader)
     train(model, opt, 5)
-    primary = {name: value.clone() for name, value in model.strategy.decomposition.primary.named_buffers()}
+    primary = {name: value.clone() for name, value in branches(model).primary.named_buffers()}
     model.save_weights(5)
     saved = load_checkpoint(tmp_path / 'models' / 'net_g_5.pth')['params']
     assert not torch.equal(saved['1.running_mean'], primary['1.running_mean'])
     with model.published() as net:
         assert torch.equal(saved['1.running_mean'], net[1].running_mean)
-    assert all(
-        torch.equal(value, primary[name]) for name, value in model.strategy.decomposition.primary.named_buffers()
-    )
+    assert all(torch.equal(value, primary[name]) for name, value in branches(model).primary.named_buffers())
 
 
 @pytest.mark.parametrize('model_type', ['SRModel', 'LDTModel'])
@@ -288,11 +294,11 @@ def test_a_signal_ends_a_validation_after_the_picture_in_hand(pictures, tmp_path
     model.before_training(loader(opt, 'train'))
     train(model, opt, 3)
 
-    def trained():
+    def tensors():
         state = model.training_state()['strategy']['state']
         return state.get('network') or {branch: state['decomposition'][branch] for branch in ('primary', 'auxiliary')}
 
-    before = copy.deepcopy(trained())
+    before = copy.deepcopy(tensors())
 
     def stop(batch, dataset_name):
         tested.append(dataset_name)
@@ -303,7 +309,7 @@ def test_a_signal_ends_a_validation_after_the_picture_in_hand(pictures, tmp_path
         model.validation(loader(opt), 3, None)
     assert tested == ['pairs'] and not model.image_results
     assert model.net_g.training
-    torch.testing.assert_close(trained(), before, rtol=0, atol=0)
+    torch.testing.assert_close(tensors(), before, rtol=0, atol=0)
 
 
 def test_model_written_for_basicsr_runs(pictures, tmp_path):
@@ -391,10 +397,10 @@ def test_other_partitions(pictures, tmp_path, section, unstable):
     opt = options(pictures, tmp_path, 'LDTModel', ldt={**section, 'update': 'fixed', 'fixed_decay': 0.5})
     model = build(opt)
     model.before_training(loader(opt, 'train'))
-    partition = model.strategy.decomposition.partition
+    partition = branches(model).partition
     assert partition.criterion == section.get('criterion', 'variance')
     assert bool(partition.layers) == ('granularity' in section)
-    assert set(model.strategy.decomposition.decay.values()) == {0.5}
+    assert set(branches(model).decay.values()) == {0.5}
     if unstable:
         assert {name.split('.')[0] for name in partition.unstable} == unstable
         assert 'layer scores' not in model.artifacts()
@@ -413,9 +419,9 @@ def test_decays_by_time_constants(pictures, tmp_path, logged, section, interval,
     opt = options(pictures, tmp_path, 'LDTModel', ldt={**section, 'criterion': 'random'}, total_iter=400)
     model = build(opt)
     model.before_training(loader(opt, 'train'))
-    assert model.strategy.decomposition.exchange_every == interval
-    names, (fastest, slowest) = model.strategy.decomposition.partition.stable, stable
-    first, last = model.strategy.decomposition.decay[names[0]], model.strategy.decomposition.decay[names[-1]]
+    assert branches(model).exchange_every == interval
+    names, (fastest, slowest) = branches(model).partition.stable, stable
+    first, last = branches(model).decay[names[0]], branches(model).decay[names[-1]]
     assert first == pytest.approx(1 - interval / fastest)
     span = interval / fastest - interval / slowest
     assert last == pytest.approx(1 - interval / fastest + span * (len(names) - 1) / len(names))
@@ -441,28 +447,23 @@ def test_a_run_in_one_network_is_resumed_and_split_anew(pictures, tmp_path):
     whole = build(opt)
     network = whole.net_g
     whole.before_training(batches)
-    assert whole.strategy.decomposition.network is network is whole.net_g, 'there is one network'
+    assert branches(whole).network is network is whole.net_g, 'there is one network'
     go_on(whole, 1, 4).save(0, 4)
     other = build(opt)
     other.resume_training(load_checkpoint(tmp_path / 'training_states' / '4.state'))
-    assert other.strategy.decomposition.branch_names == ('auxiliary',)
+    assert branches(other).branch_names == ('auxiliary',)
     for model in (whole, other):
         go_on(model, 5, 11)
         assert set(model.log_dict) == {'l_pix_primary', 'l_pix_auxiliary'}
     for a, b in ((whole, other), (other, whole)):
-        assert (
-            a.strategy.decomposition.partition == b.strategy.decomposition.partition
-            and a.strategy.decomposition.steps == 11
-        )
-        for name, value in a.strategy.decomposition.composite_state_dict().items():
-            assert torch.equal(value, b.strategy.decomposition.composite_state_dict()[name]), name
+        assert branches(a).partition == branches(b).partition and branches(a).steps == 11
+        for name, value in branches(a).composite_state_dict().items():
+            assert torch.equal(value, branches(b).composite_state_dict()[name]), name
     assert all(torch.equal(a, b) for a, b in zip(whole.net_g.parameters(), other.net_g.parameters(), strict=True))
     whole.validation(loader(opt), 11, None)
     whole.save_weights(11)
     saved = load_checkpoint(tmp_path / 'models' / 'net_g_11.pth')['params']
-    assert all(
-        torch.equal(saved[name], value) for name, value in whole.strategy.decomposition.composite_state_dict().items()
-    )
+    assert all(torch.equal(saved[name], value) for name, value in branches(whole).composite_state_dict().items())
     with pytest.raises(ValueError, match=r'train\.ldt\.strategy: .* saved with alternating, .* ask for dual'):
         dual = build(options(pictures, tmp_path, 'LDTModel', ldt=LDT))
         dual.resume_training(load_checkpoint(tmp_path / 'training_states' / '4.state'))

@@ -5,7 +5,7 @@ import torch
 
 from basicsr.models.stepping import NotFinite, Stepper
 from basicsr.utils.registry import ARCH_REGISTRY
-from tests.basicsr.models.test_models import LDT, build, loader, options, pictures, train
+from tests.basicsr.models.test_models import LDT, branches, build, loader, options, pictures, train, trained
 
 __all__ = ['pictures']
 
@@ -32,7 +32,7 @@ def steps(opt, count, size=2):
 
 
 def weights(model):
-    return [parameter.detach().clone() for parameter in list(model.strategy.parameters().values())]
+    return [parameter.detach().clone() for parameter in trained(model)]
 
 
 @pytest.mark.parametrize('model_type', ['SRModel', 'LDTModel'])
@@ -45,10 +45,8 @@ def test_mixed_precision_follows_float32(pictures, tmp_path, model_type, amp):
     losses = zip(plain.log_dict.values(), mixed.log_dict.values(), strict=True)
     assert all(a == pytest.approx(b, rel=0.02) and a != b for a, b in losses)
     if model_type == 'LDTModel':
-        assert mixed.strategy.decomposition.steps == 4 - mixed.stepper.all_bad_steps
-        assert all(
-            value.dtype == torch.float32 for value in mixed.strategy.decomposition.composite_state_dict().values()
-        )
+        assert branches(mixed).steps == 4 - mixed.stepper.all_bad_steps
+        assert all(value.dtype == torch.float32 for value in branches(mixed).composite_state_dict().values())
     scaler = mixed.training_state()['stepper']['scaler']
     assert bool(scaler) == (amp == 'fp16')
 
@@ -120,7 +118,7 @@ def test_a_step_that_would_do_harm_is_not_taken(pictures, tmp_path, model_type, 
 
     def everything():
         networks = (
-            [model.strategy.decomposition.primary, model.strategy.decomposition.auxiliary]
+            [branches(model).primary, branches(model).auxiliary]
             if model_type == 'LDTModel'
             else [model.net_g, model.net_g_ema]
         )
