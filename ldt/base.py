@@ -58,6 +58,11 @@ class Decomposition(ABC):
     def trainable_parameters(self) -> list[nn.Parameter]:
         """The parameters for the optimizer: the stable ones, then the unstable ones, in the partition's order."""
 
+    def named_trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """(name of the layer, parameter) of each of `trainable_parameters()`, for parameter groups of one's own."""
+        names = [*self.partition.stable, *self.partition.unstable]
+        yield from zip(names, self.trainable_parameters(), strict=True)
+
     @abstractmethod
     def train(self, mode: bool = True) -> Decomposition:
         """Put the network, or both branches, into training or evaluation mode."""

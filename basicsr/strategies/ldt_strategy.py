@@ -68,9 +68,7 @@ class LDT(Strategy):
     def parameters(self) -> dict[str, nn.Parameter]:
         if self.decomposition is None:  # an optimizer of all of them shows mistakes in its options
             return {name: value for name, value in self.network.named_parameters() if value.requires_grad}
-        partition = self.decomposition.partition
-        names = [*partition.stable, *partition.unstable]
-        return dict(zip(names, self.decomposition.trainable_parameters(), strict=True))
+        return dict(self.decomposition.named_trainable_parameters())
 
     def prepare(self, loss: Callable[[nn.Module, Any], Tensor], batches: Any) -> None:
         """Score the layers on training batches, split them, and make the branches."""

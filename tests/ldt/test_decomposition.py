@@ -311,3 +311,18 @@ def test_a_partition_by_prefix_is_defts_rule():
     for plain, branch in ((one, net.primary), (two, net.auxiliary)):
         for expected, found in zip(plain.parameters(), branch.parameters(), strict=True):
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize('kind', [ldt.LayerDecomposition, ldt.AlternatingDecomposition])
+def test_trainable_parameters_have_names_for_groups_of_ones_own(partition, kind):
+    net = kind(fill(FourConvs(), SEED), partition, ldt.fixed_decay(partition))
+    named = dict(net.named_trainable_parameters())
+    assert list(named) == [*partition.stable, *partition.unstable]
+    assert all(one is other for one, other in zip(named.values(), net.trainable_parameters(), strict=True))
+    biases = [value for name, value in named.items() if name.endswith('bias')]
+    weights = [value for name, value in named.items() if name.endswith('weight')]
+    groups = [{'params': weights}, {'params': biases, 'lr': 0.0}]
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    before = [value.detach().clone() for value in biases]
+    train(net, optimizer, 1, 1)
+    assert all(torch.equal(value, old) for value, old in zip(biases, before, strict=True))
