@@ -18,7 +18,7 @@ from basicsr.models.tiling import tiled
 from basicsr.runs.checkpoint import load_checkpoint
 from basicsr.runs.stopping import StopSignals
 from basicsr.utils.misc import set_random_seed
-from basicsr.utils.registry import ARCH_REGISTRY
+from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY
 
 GOLDEN = json.loads((Path(__file__).parents[2] / 'golden' / 'framework.json').read_text())
 
@@ -310,6 +310,29 @@ def test_a_signal_ends_a_validation_after_the_picture_in_hand(pictures, tmp_path
     assert tested == ['pairs'] and not model.image_results
     assert model.net_g.training
     torch.testing.assert_close(tensors(), before, rtol=0, atol=0)
+
+
+@LOSS_REGISTRY.register()
+class Edges(torch.nn.Module):
+    """A loss as PerceptualLoss gives it: (features, style), None for what it does not weigh."""
+
+    def forward(self, pred, target):
+        return (pred.diff(dim=-1) - target.diff(dim=-1)).abs().mean(), None
+
+
+@pytest.mark.parametrize('pixel', [{'type': 'L1Loss'}, None])
+def test_a_loss_on_features_is_added_to_that_on_pixels(pictures, tmp_path, pixel):
+    opt = options(pictures, tmp_path, pixel_opt=pixel, perceptual_opt={'type': 'Edges'}, swad={'converged': 1})
+    model, batch = build(opt), next(iter(loader(opt, 'train')))
+    with torch.no_grad():
+        output = model.net_g(batch['lq'])
+    expected = {'l_pix': (output - batch['gt']).abs().mean()} if pixel else {}
+    expected['l_percep'] = Edges()(output, batch['gt'])[0]
+    assert model.loss(model.net_g, batch).item() == pytest.approx(sum(expected.values()).item(), rel=1e-6)
+    model.train_step(batch, 1)
+    assert model.get_current_log() == pytest.approx({name: value.item() for name, value in expected.items()}, rel=1e-6)
+    model.validation(loader(opt), 1, None)
+    assert len(model._validation_losses) == 3
 
 
 def test_model_written_for_basicsr_runs(pictures, tmp_path):
