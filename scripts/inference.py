@@ -4,9 +4,10 @@
     python scripts/inference.py photos/ restored/ -c net_g_best.pth
     python scripts/inference.py 'photos/**/*.jpg' restored/ -c net_g_best.pth --tile 128 --tile-mode blended
 
-The network is read from the checkpoint: from the options.yml of its experiment, or from the names and shapes of its
-weights. Pictures of 8 and 16 bits, grey, in colour, with alpha; JPEG is turned as its EXIF data say. Folders are gone
-through with their subfolders, which OUTPUT gets, too. A picture that is in OUTPUT already is left as it is.
+The network is read from the checkpoint: from the options.yml of its experiment, whose `imports` make networks of your
+own known, or from the names and shapes of its weights, with --import. Pictures of 8 and 16 bits, grey, in colour, with
+alpha; JPEG is turned as its EXIF data say. Folders are gone through with their subfolders, which OUTPUT gets, too. A
+picture that is in OUTPUT already is left as it is.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ from basicsr.data.data_util import IMG_EXTENSIONS
 from basicsr.data.prefetch_dataloader import read_ahead
 from basicsr.inference import Restorer, read_picture, write_picture
 from basicsr.models.tiling import TILE_MODES, Tiling
-from basicsr.runs.command_line import run_from_command_line
+from basicsr.runs.command_line import add_import_argument, run_from_command_line
+from basicsr.runs.user_modules import import_user_modules, on_command_line
+from basicsr.utils.logger import get_root_logger
 from basicsr.utils.misc import is_out_of_memory, scandir
 
 Job = tuple[Path, Path]
@@ -156,8 +159,8 @@ def restore(args: argparse.Namespace) -> None:
     """Do what the command line asks for.
 
     Raises:
-        FileNotFoundError, ValueError: A mistake in it; or pictures that could not be read, restored or written, after
-            all others are done.
+        FileNotFoundError, ImportError, ValueError: A mistake in it; or pictures that could not be read, restored or
+            written, after all others are done.
     """
     output = Path(args.output)
     jobs = plan(args.input, output, args.suffix, args.ext)
@@ -166,6 +169,9 @@ def restore(args: argparse.Namespace) -> None:
         print(f'{len(jobs) - len(todo)} of {len(jobs)} are in {output} already and stay; --overwrite makes them anew')
     if not todo:
         return
+    logger = get_root_logger()
+    for line in import_user_modules(on_command_line(args.imports, ROOT), ROOT)[1]:
+        logger.info('%s', line)
     tiling = Tiling(args.tile, args.tile_overlap, args.tile_mode)
     restorer = Restorer(args.checkpoint, device_of(args.device), tiling, args.self_ensemble, args.param_key)
     failures = restore_all(restorer, todo)
@@ -199,6 +205,7 @@ def make_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument('--param-key', help='which weights of the file; default: params_ema where there, or params')
     parser.add_argument('--overwrite', action='store_true', help='write pictures anew that are in OUTPUT already')
+    add_import_argument(parser)
     parser.add_argument('--debug', action='store_true', help='show tracebacks of errors')
     return parser
 

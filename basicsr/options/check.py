@@ -335,8 +335,8 @@ def _unchecked_datasets(opt: dict) -> Iterator[tuple[Key, str]]:
         if takes_whole_section(find('dataset', section['type'])):
             sections.setdefault(section['type'], []).append(phase)
     for name, (first, *others) in sections.items():
-        also = f'; nor is {", ".join(f"datasets.{phase}" for phase in others)}' if others else ''
-        reason = f'{name} takes its whole section as `opt`, so that a misspelt key is not noticed'
+        also = f' (and {", ".join(f"datasets.{phase}" for phase in others)})' if others else ''
+        reason = f'{name} takes its whole section as `opt`, so that misspelt keys go unnoticed'
         yield ('datasets', first), f'not checked beyond what every data set has{also}: {reason}'
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -48,9 +49,16 @@ _Loader.add_implicit_resolver(
 )
 
 
+class _Dumper(yaml.SafeDumper):
+    """Safe YAML that writes an OrderedDict as any other mapping."""
+
+
+_Dumper.add_representer(OrderedDict, lambda dumper, mapping: dumper.represent_dict(mapping.items()))
+
+
 def ordered_yaml() -> tuple[type, type]:
     """(loader, dumper) of option files; mappings keep their order."""
-    return _Loader, yaml.SafeDumper
+    return _Loader, _Dumper
 
 
 def _lines(loader: _Loader, node: yaml.Node, key: Key, above: tuple[int, ...] = ()) -> Iterator[tuple[Key, int]]:
@@ -94,16 +102,28 @@ def _read(text: str, source: str) -> tuple[Any, dict[Key, int]]:
         raise ValueError(f'{source}: sections are nested too deeply') from error
 
 
-def yaml_load(path: str | Path) -> dict:
-    """Read an option file; files that it names under `_base_` come first and are overridden.
+def yaml_load(f: str | Path) -> Any:
+    """Read an option file, or a YAML text; files that it names under `_base_` come first and are overridden.
 
-    A section that names another `type` than the base's replaces it; other sections are merged key by key.
+    A section that names another `type` than the base's replaces it; other sections are merged key by key, and a base's
+    `imports` come before those of the file.
+
+    Args:
+        f: The file; or text that is no file's name and more than a single word or name.
+
+    Returns:
+        The options of a file; of a text whatever it says, its bases being sought from the current folder.
 
     Raises:
         FileNotFoundError: The file, or a base, is not there.
-        ValueError: No valid YAML, no mapping, or bases that inherit from each other.
+        ValueError: No valid YAML, a file without a mapping, or bases that inherit from each other.
     """
-    return load_options(path)[0]
+    if isinstance(f, Path) or os.path.isfile(f):
+        return load_options(f)[0]
+    value, lines = _read(f, 'the YAML text')
+    if isinstance(value, str) and '\n' not in f.strip():  # a file's name is YAML, too
+        return load_options(f)[0]
+    return _inherited(value, lines, Path.cwd() / 'the YAML text', ())[0] if isinstance(value, dict) else value
 
 
 def load_options(path: str | Path) -> tuple[dict, Places]:
@@ -124,6 +144,11 @@ def _load(path: Path, above: tuple[Path, ...]) -> tuple[dict, Places]:
     opt, lines = _read(text, str(path))
     if not isinstance(opt, dict):
         raise ValueError(f'{path} holds no options: its top level must be `key: value` lines')
+    return _inherited(opt, lines, path, above)
+
+
+def _inherited(opt: dict, lines: dict[Key, int], path: Path, above: tuple[Path, ...]) -> tuple[dict, Places]:
+    """What a file says, with what it inherits."""
     bases = opt.pop('_base_', None) or []
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
@@ -132,11 +157,23 @@ def _load(path: Path, above: tuple[Path, ...]) -> tuple[dict, Places]:
     for base in bases:
         inherited, base_places = _load((path.parent / base).resolve(), (*above, path))
         merged = merge(merged, inherited)
-        places.update(base_places)
+        _add_places(places, base_places, inherited, merged)
     shown = _shown(path)
-    places.update({key: f'{shown}, line {line}' for key, line in lines.items()})
+    merged = merge(merged, opt)
+    _add_places(places, {key: f'{shown}, line {line}' for key, line in lines.items()}, opt, merged)
     places[()] = shown
-    return merge(merged, opt), places
+    return merged, places
+
+
+def _add_places(places: Places, new: Places, written: dict, merged: dict) -> None:
+    """Add the places of what was written; its `imports` may come after others in `merged`."""
+    own, imports = _as_list(written.get('imports')), _as_list(merged.get('imports'))
+    for key, place in new.items():
+        if key[:1] == ('imports',) and isinstance(own, list) and isinstance(imports, list):
+            index = key[1] if len(key) > 1 else 0
+            places[('imports', imports.index(own[index]), *key[2:])] = place
+            key = key[:1]
+        places[key] = place
 
 
 def _shown(path: Path) -> str:
@@ -146,11 +183,24 @@ def _shown(path: Path) -> str:
 
 
 def merge(base: dict, over: dict) -> dict:
+    """The options of `base` with those of `over`, which has the last word; `imports` of both are kept."""
+    merged = _merge(base, over)
+    first, then = _as_list(base.get('imports')), _as_list(over.get('imports'))
+    if isinstance(first, list) and isinstance(then, list):
+        merged['imports'] = [*first, *(entry for entry in then if entry not in first)]
+    return merged
+
+
+def _as_list(imports: Any) -> Any:
+    return [imports] if isinstance(imports, str) else imports
+
+
+def _merge(base: dict, over: dict) -> dict:
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
         if isinstance(old, dict) and isinstance(value, dict) and value.get('type', old.get('type')) == old.get('type'):
-            value = merge(old, value)
+            value = _merge(old, value)
         merged[key] = value
     return merged
 

@@ -14,8 +14,10 @@ import torch
 import yaml
 
 from basicsr.options.check import check_options
-from basicsr.options.file import load_options, ordered_yaml, override, yaml_load
+from basicsr.options.file import Places, load_options, ordered_yaml, override, place_of, yaml_load
+from basicsr.options.paths import missing_arguments, resolve_arguments, resolved
 from basicsr.runs.command_line import make_parser
+from basicsr.runs.user_modules import Entry, import_user_modules, on_command_line
 from basicsr.utils.dist_util import broadcast, get_dist_info, init_dist
 from basicsr.utils.logger import get_root_logger
 from basicsr.utils.misc import set_random_seed
@@ -24,16 +26,17 @@ __all__ = [
     'check_files',
     'copy_opt_file',
     'dict2str',
+    'import_modules_of',
     'missing_data',
     'ordered_yaml',
     'override',
+    'parse',
     'parse_options',
+    'read_options',
     'resolve_datasets',
     'trained_first',
     'yaml_load',
 ]
-
-_DATA_PATHS = ('dataroot_gt', 'dataroot_lq', 'meta_info', 'meta_info_file')
 
 
 def parse_options(
@@ -41,7 +44,8 @@ def parse_options(
 ) -> tuple[dict, argparse.Namespace]:
     """Read the command line and its option file, and check them.
 
-    Networks, data sets and all else that files name by `type:` must be registered before: import the packages first.
+    Networks, data sets and all else that files name by `type:` must be registered before, save by the modules that the
+    options name under `imports`, and the command line by `--import`.
 
     Args:
         root_path: Folder of the project: relative paths in the file start there.
@@ -52,34 +56,113 @@ def parse_options(
         The resolved options, and the command line with the options as they were written, merged, in `merged`.
 
     Raises:
-        FileNotFoundError, ValueError: The file is missing, broken, or has mistakes; all are named.
+        FileNotFoundError, ImportError, ValueError: The file is missing, broken, or has mistakes; all are named.
     """
     args = args or make_parser(is_train).parse_args()
     root = Path(root_path)
-    file = Path(args.opt)
-    opt, places = load_options(file if file.exists() or file.is_absolute() else root / file)
-    override(opt, args.set, places)
-    if not is_train:
-        add_networks(opt, getattr(args, 'compare', []))
-    if isinstance(opt.get('datasets'), dict):  # a variant drops a data set of its base by `train: ~`
-        opt['datasets'] = {phase: dataset for phase, dataset in opt['datasets'].items() if dataset is not None}
-    opt, warnings = check_options(opt, places, is_train)
+    imports, compare = getattr(args, 'imports', []), [] if is_train else getattr(args, 'compare', [])
+    opt, notes, warnings = read_options(args.opt, root, is_train, args.set, imports, compare)
     args.merged = copy.deepcopy(opt)
     if args.launcher != 'none':
         init_dist(args.launcher, **(opt.get('dist_params') or {}))
-    for warning in warnings:  # by the first process alone, now that it is known which that is
+    for note in notes:  # by the first process alone, now that it is known which that is
+        get_root_logger().info('%s', note)
+    for warning in warnings:
         get_root_logger().warning('%s', warning)
-    opt['logger'] = opt.get('logger') or {}
-    rank, world_size = get_dist_info()
-    opt.update(is_train=is_train, dist=world_size > 1, rank=rank, world_size=world_size)
     opt['auto_resume'] = getattr(args, 'auto_resume', False)
-    _resolve_device(opt)
     if opt.get('manual_seed') is None:
         args.merged['manual_seed'] = opt['manual_seed'] = broadcast(random.randint(1, 10000))
-    set_random_seed(opt['manual_seed'] + rank)
-    resolve_datasets(opt, root)
-    _resolve_paths(opt, root)
+    _resolve(opt, root, is_train)
+    set_random_seed(opt['manual_seed'] + opt['rank'])
     return opt, args
+
+
+def parse(opt_path: str, root_path: str, is_train: bool = True) -> dict:
+    """Read and check an option file, with paths and device resolved, as BasicSR 1.3 called it: no seed is set.
+
+    Args:
+        opt_path: The file.
+        root_path: Folder of the project: relative paths in the file start there.
+        is_train: Training, or testing.
+
+    Raises:
+        FileNotFoundError, ImportError, ValueError: As `parse_options`.
+    """
+    opt, notes, warnings = read_options(opt_path, Path(root_path), is_train)
+    for note in notes:
+        get_root_logger().info('%s', note)
+    for warning in warnings:
+        get_root_logger().warning('%s', warning)
+    _resolve(opt, Path(root_path), is_train)
+    return opt
+
+
+def read_options(
+    file: str | Path,
+    root: Path,
+    is_train: bool,
+    changes: Iterable[str] = (),
+    imports: Iterable[str] = (),
+    compare: Iterable[str] = (),
+) -> tuple[dict, list[str], list[str]]:
+    """Read an option file, import the modules that it names, and check it.
+
+    Args:
+        file: The file; relative to the current folder, or else to `root`.
+        root: Folder of the project.
+        is_train: Also ask for what a training needs.
+        changes: `a.b=value` each.
+        imports: Modules beside those of the file, as on the command line.
+        compare: Networks beside those of the file, as on the command line.
+
+    Returns:
+        The options with converted values; lines for the log; and warnings.
+
+    Raises:
+        FileNotFoundError, ImportError, ValueError: The file is missing, broken, or has mistakes; all are named.
+    """
+    file = Path(file)
+    opt, places = load_options(file if file.exists() or file.is_absolute() else root / file)
+    override(opt, changes, places)
+    add_networks(opt, compare)
+    if isinstance(opt.get('datasets'), dict):  # a variant drops a data set of its base by `train: ~`
+        opt['datasets'] = {phase: dataset for phase, dataset in opt['datasets'].items() if dataset is not None}
+    notes = import_modules_of(opt, root, imports, places)
+    checked, warnings = check_options(opt, places, is_train)
+    return checked, notes, warnings
+
+
+def import_modules_of(
+    opt: dict, root: Path, more: Iterable[str] = (), places: Places | None = None, option: str = 'imports'
+) -> list[str]:
+    """Import what stands under `imports` in the options, and `more`; `imports` becomes what another run can read.
+
+    What is no list of texts is left to `check_options`.
+
+    Args:
+        opt: The options.
+        root: Folder of the project, where relative paths start.
+        more: Modules that the command line names; their relative paths start in the current folder.
+        places: Where each value was written.
+        option: What the options' `imports` are called in messages.
+
+    Returns:
+        Lines for the log.
+
+    Raises:
+        FileNotFoundError, ImportError, ValueError: As `import_user_modules`.
+    """
+    written = opt.get('imports')
+    written = [written] if isinstance(written, str) else written if written is not None else []
+    if not isinstance(written, list) or not all(isinstance(text, str) for text in written):
+        return []
+    entries = [
+        Entry(text, (root,), option, place_of(places or {}, ('imports', index))) for index, text in enumerate(written)
+    ]
+    spelled, lines = import_user_modules([*entries, *on_command_line(more, root)], root)
+    if spelled:
+        opt['imports'] = spelled
+    return lines
 
 
 def add_networks(opt: dict, networks: Iterable[str]) -> None:
@@ -99,6 +182,17 @@ def add_networks(opt: dict, networks: Iterable[str]) -> None:
         opt['compare'] = {**(opt.get('compare') or {}), label: section}
 
 
+def _resolve(opt: dict, root: Path, is_train: bool) -> None:
+    """Fill in what a run works with: processes, device, paths."""
+    opt['logger'] = opt.get('logger') or {}
+    rank, world_size = get_dist_info()
+    opt.update(is_train=is_train, dist=world_size > 1, rank=rank, world_size=world_size)
+    _resolve_device(opt)
+    resolve_datasets(opt, root)
+    resolve_arguments({key: value for key, value in opt.items() if key != 'datasets'}, root)
+    _resolve_paths(opt, root)
+
+
 def _resolve_device(opt: dict) -> None:
     wanted, there = opt.get('num_gpu', 'auto'), torch.cuda.device_count()
     opt['num_gpu'] = there if wanted == 'auto' else min(wanted, there)
@@ -116,30 +210,21 @@ def resolve_datasets(opt: dict, root: Path) -> None:
     for phase, dataset in opt['datasets'].items():
         dataset['phase'] = phase.split('_')[0]
         dataset.setdefault('name', phase)
-        if 'scale' in opt:
+        if opt.get('scale') is not None:
             dataset['scale'] = opt['scale']
-        for key in _DATA_PATHS:
-            if dataset.get(key):
-                dataset[key] = _resolved(root, dataset[key], f'datasets.{phase}.{key}')
-
-
-def _resolved(root: Path, path: str, option: str) -> str:
-    try:
-        return str(root / Path(path).expanduser())
-    except RuntimeError as error:  # ~user, and there is no such user
-        raise ValueError(f'{option}: {path!r}: {error}') from error
+    resolve_arguments({'datasets': opt['datasets']}, root)
 
 
 def _resolve_paths(opt: dict, root: Path) -> None:
     paths = opt['path'] = opt.get('path') or {}
     for key in ('pretrain_network_g', 'resume_state', 'pretrain_opt'):
         if paths.get(key):
-            paths[key] = _resolved(root, paths[key], f'path.{key}')
+            paths[key] = resolved(root, paths[key], f'path.{key}')
     for label, section in (opt.get('compare') or {}).items():
         for key in ('pretrain_network_g', 'pretrain_opt'):
             if section.get(key):
-                section[key] = _resolved(root, section[key], f'compare.{label}.{key}')
-    output = Path(_resolved(root, paths.get('output_root') or '.', 'path.output_root'))
+                section[key] = resolved(root, section[key], f'compare.{label}.{key}')
+    output = Path(resolved(root, paths.get('output_root') or '.', 'path.output_root'))
     if opt['is_train']:
         folder = output / 'experiments' / opt['name']
         paths.update(
@@ -156,12 +241,7 @@ def _resolve_paths(opt: dict, root: Path) -> None:
 
 def missing_data(opt: dict) -> list[str]:
     """The folders and files of `datasets` that are not there, each with its option."""
-    return [
-        f'datasets.{phase}.{key}: {dataset[key]}'
-        for phase, dataset in opt['datasets'].items()
-        for key in _DATA_PATHS
-        if dataset.get(key) and not Path(dataset[key]).exists()
-    ]
+    return missing_arguments({'datasets': opt['datasets']})
 
 
 def _sections_with_weights(opt: dict) -> dict[str, dict]:
@@ -193,6 +273,7 @@ def check_files(opt: dict) -> None:
         FileNotFoundError: Names all that is missing, and says how to get it where the options do (`data_hint`).
     """
     missing = missing_data(opt)
+    elsewhere = missing_arguments({key: value for key, value in opt.items() if key != 'datasets'})
     hint = f'\n{opt["data_hint"]}' if missing and opt.get('data_hint') else ''
     for name, section in _sections_with_weights(opt).items():
         weights = section.get('pretrain_network_g')
@@ -200,6 +281,7 @@ def check_files(opt: dict) -> None:
             missing.append(f'{name}.pretrain_network_g: {weights}')
             if Path(weights).parent.name == 'pretrained_models':
                 hint += '\nWhere to get weights: experiments/pretrained_models/README.md'
+    missing += elsewhere
     if missing:
         raise FileNotFoundError('not there:\n  ' + '\n  '.join(missing) + hint)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import types
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -95,10 +96,6 @@ class Belongs:
     to: str
 
 
-class NotRead:
-    """Marks a key that published files have and that nothing reads; it is left out, with a warning."""
-
-
 def option(default: Any, description: str, alias: str | None = None) -> Any:
     """A key of a section.
 
@@ -116,6 +113,9 @@ class Section(BaseModel):
     model_config = ConfigDict(extra='forbid', strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=())
     open_to_users: ClassVar[bool] = False
     """Whether models of users may read keys here that nobody else knows."""
+    users_keys: ClassVar[dict[str, tuple[Any, str]]] = {}
+    """Keys that models of users usually read, by pattern: type and description. They are checked where such a model is
+    chosen."""
     choice: ClassVar[str | None] = None
     """What `type:` chooses from, in a section that has one."""
 
@@ -145,6 +145,12 @@ def field_called(section: type[Section], key: Any) -> FieldInfo | None:
     return fields_of(section).get(key, (None, None))[1]
 
 
+def users_key(section: type[Section], key: Any) -> tuple[Any, str] | None:
+    """Type and description of a key of `Section.users_keys`."""
+    matches = (entry for pattern, entry in section.users_keys.items() if re.fullmatch(pattern, str(key)))
+    return next(matches, None)
+
+
 def is_section(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, Section)
 
@@ -170,8 +176,6 @@ def as_dict(section: Section, written: dict) -> dict:
     for key, value in written.items():
         if key not in fields:
             result[key] = copy.deepcopy(value)
-        elif any(isinstance(data, NotRead) for data in fields[key][1].metadata):
-            continue
         elif value is not None:
             result[key] = _plain(getattr(section, fields[key][0]), value)
         elif takes_nothing(fields[key][1]):

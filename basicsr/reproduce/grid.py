@@ -13,9 +13,10 @@ from typing import Any, Literal
 
 from basicsr.options.check import check_options, check_section
 from basicsr.options.file import load_options, merge, override, yaml_load
-from basicsr.options.resolve import missing_data, resolve_datasets
+from basicsr.options.resolve import import_modules_of, missing_data, resolve_datasets
 from basicsr.options.schema import FolderName
 from basicsr.options.types import List, Section, Whole, option
+from basicsr.runs.user_modules import import_user_modules, on_command_line
 from basicsr.utils.registry import did_you_mean
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,8 +91,8 @@ def _files(opt: dict) -> Iterator[str]:
     """Files that options name and whose content decides results: weights, and lists of pictures."""
     for section in (opt.get('path') or {}, *(opt.get('datasets') or {}).values()):
         for key in ('pretrain_network_g', 'meta_info_file', 'meta_info'):
-            if section.get(key):
-                yield section[key]
+            files = section.get(key) or []
+            yield from [files] if isinstance(files, str) else files  # a list of names for each of several folders
 
 
 def _content(path: Path) -> str | None:
@@ -147,6 +148,7 @@ def read_grid(
     changes: Iterable[str] = (),
     datasets: dict | None = None,
     seeds: Iterable[int] | None = None,
+    imports: Iterable[str] = (),
 ) -> Grid:
     """The cells of a grid, whose options are all checked.
 
@@ -157,13 +159,16 @@ def read_grid(
         changes: `a.b=value` for every cell; those of the network also for the pre-training.
         datasets: Sections for all cells, by name, in place of those of the files; `pretrain` for the pre-training.
         seeds: In place of the file's.
+        imports: Modules of users beside those of the option files, for every cell and the pre-training.
 
     Raises:
-        FileNotFoundError, ValueError: A file is missing; the mistakes of every cell.
+        FileNotFoundError, ImportError, ValueError: A file is missing; a module cannot be imported; the mistakes of
+            every cell.
     """
-    changes = list(changes)
+    changes, more = list(changes), _more_imports(imports)
     base = merge(yaml_load((path.parent / section.base).resolve()), copy.deepcopy(section.set or {}))
-    pretraining = _pretraining(section, path, folder, changes, datasets)
+    base = merge(base, more)
+    pretraining = _pretraining(section, path, folder, changes, datasets, more)
     mistakes, cells = [], []
     for label, own in section.variants.items():
         opt = merge(base, copy.deepcopy(own or {}))
@@ -180,6 +185,12 @@ def read_grid(
         section.name, section.title or section.name, section.kind, section.baseline or next(iter(section.variants)),
         section.axis, list(section.variants), cells, pretraining, _reference(cells[0]), folder,
     )  # fmt: skip
+
+
+def _more_imports(imports: Iterable[str]) -> dict[str, list[str]]:
+    """Options with what the command line imports, which is imported; none where that is nothing."""
+    spelled, _ = import_user_modules(on_command_line(imports, ROOT), ROOT)
+    return {'imports': spelled} if spelled else {}
 
 
 def _cell(
@@ -199,11 +210,11 @@ def _cell(
 
 
 def _pretraining(
-    section: GridSection, path: Path, folder: Path, changes: list[str], datasets: dict | None
+    section: GridSection, path: Path, folder: Path, changes: list[str], datasets: dict | None, more: dict
 ) -> Cell | None:
     if not section.pretrain:
         return None
-    opt = yaml_load((path.parent / section.pretrain).resolve())
+    opt = merge(yaml_load((path.parent / section.pretrain).resolve()), more)
     if datasets is not None:
         opt['datasets'] = _with_data({'train': opt['datasets']['train']}, {'train': datasets['pretrain']})
     shared = [text for text in changes if text.startswith(('network_g.', 'num_gpu='))]
@@ -224,6 +235,7 @@ def _with_data(written: dict, datasets: dict) -> dict:
 
 def _checked(name: str, label: str, seed: int, opt: dict, folder: Path, changes: list[str]) -> Cell:
     override(opt, changes)
+    import_modules_of(opt, ROOT)
     opt.update(name=name, manual_seed=seed)
     opt.pop('compare', None)  # the grid's table compares
     opt['path'] = {**(opt.get('path') or {}), 'output_root': str(folder)}

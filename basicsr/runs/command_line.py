@@ -43,6 +43,19 @@ def _from_basicsr(assignment: str) -> str:
     return path.replace(':', '.') + sign + value
 
 
+def add_import_argument(parser: argparse.ArgumentParser) -> None:
+    """`--import`, whose values are in `imports`."""
+    parser.add_argument(
+        '--import',
+        nargs='+',
+        action='extend',
+        default=[],
+        dest='imports',
+        metavar='FILE_OR_MODULE',
+        help='modules of your own with networks, data sets, losses, …, see docs/your_modules.md',
+    )
+
+
 def make_parser(is_train: bool) -> argparse.ArgumentParser:
     """The command line that training and testing share."""
     parser = argparse.ArgumentParser(description='Train a network.' if is_train else 'Test a network.')
@@ -59,6 +72,7 @@ def make_parser(is_train: bool) -> argparse.ArgumentParser:
         metavar='a:b=value',
         help='the same, as BasicSR writes it',
     )
+    add_import_argument(parser)
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm'],
@@ -110,6 +124,14 @@ def run_from_command_line(run: Callable[[], None], debug: bool = False, goes_on:
     except KeyboardInterrupt:
         sys.stderr.write(f'\ninterrupted; {goes_on}\n')
         sys.exit(INTERRUPTED)
+    except (OSError, ValueError, KeyError, ImportError) as error:  # of which some are RuntimeErrors, too
+        if debug:
+            raise
+        text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+        if 'Original Traceback' in text:  # from a worker of the data loader: its last paragraph is the message
+            text = re.split(r'\n\w*Error: ', text)[-1].strip()
+        sys.stderr.write(f'error: {text}\n(--debug shows where)\n')
+        sys.exit(2)
     except RuntimeError as error:
         code, message = _explain(error)
         if debug or not code:
@@ -118,11 +140,3 @@ def run_from_command_line(run: Callable[[], None], debug: bool = False, goes_on:
         # A group that has lost a process may wait for it when it is taken down.
         sys.stderr.flush()
         os._exit(code) if code == LOST_PROCESS else sys.exit(code)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        if debug:
-            raise
-        text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-        if 'Original Traceback' in text:  # from a worker of the data loader: its last paragraph is the message
-            text = re.split(r'\n\w*Error: ', text)[-1].strip()
-        sys.stderr.write(f'error: {text}\n(--debug shows where)\n')
-        sys.exit(2)

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from basicsr.options.file import ordered_yaml, yaml_load
-from basicsr.options.resolve import copy_opt_file, dict2str, parse_options
+from basicsr.options.resolve import copy_opt_file, dict2str, parse, parse_options
 
-__all__ = ['copy_opt_file', 'dict2str', 'ordered_yaml', 'parse_options', 'yaml_load']
+__all__ = ['copy_opt_file', 'dict2str', 'ordered_yaml', 'parse', 'parse_options', 'yaml_load']

@@ -103,7 +103,7 @@ def _origin(thing: Any) -> str:
 def all_registered() -> list[tuple[str, str]]:
     """(registry, name) of all that is registered anywhere."""
     registries = sorted(Registry._all, key=lambda registry: registry.name)
-    return [(registry.name, name) for registry in registries for name in registry.keys()]
+    return [(registry.name, name) for registry in registries for name in registry.keys()]  # noqa: SIM118  a registry yields pairs
 
 
 @contextmanager

@@ -1,14 +1,17 @@
 """Writes docs/options.schema.json, for editors, and docs/options.md, for people, from the schema of option files.
 
-python scripts/analysis/options_schema.py [--check]
+    python scripts/analysis/options_schema.py [--check]
+    python scripts/analysis/options_schema.py --import my/net_arch.py --output my
 
-With --check nothing is written; the exit code is 1 where a file is not what it would be.
+With --check nothing is written; the exit code is 1 where a file is not what it would be. With --import, networks, data
+sets, losses, … of your own stand in them beside those of the project, and editors complete and check their keys.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import types
 from collections.abc import Collection, Iterator
@@ -27,6 +30,9 @@ import basicsr.models  # noqa: F401  registers what can be chosen
 from basicsr.options.choices import CHOICES, ChosenFrom, arguments_of, chosen_section
 from basicsr.options.schema import options_section
 from basicsr.options.types import Section, fields_of, in_words, is_section, sections_by_name
+from basicsr.runs.command_line import add_import_argument, run_from_command_line
+from basicsr.runs.user_modules import import_user_modules, on_command_line
+from basicsr.utils.registry import all_registered
 
 JSON, PAGE = ROOT / 'docs' / 'options.schema.json', ROOT / 'docs' / 'options.md'
 
@@ -50,11 +56,16 @@ data set that takes its whole section, as one argument `opt`, any key of that.
 """
 
 
+_imported: set[tuple[str, str]] = set()
+"""(registry, name) of what `--import` has brought."""
+
+
 def own(choice: str) -> dict[str, Any]:
-    """What this project itself brings of a choice; the rest depends on the version of torch."""
+    """What this project itself brings of a choice, and `--import`; the rest depends on the version of torch."""
     registry = CHOICES[choice].registry
     return {name: registry.get(name) for name in sorted(registry.keys())
-            if getattr(registry.get(name), '__module__', 'basicsr.').startswith('basicsr.')}  # fmt: skip
+            if (registry.name, name) in _imported
+            or getattr(registry.get(name), '__module__', 'basicsr.').startswith('basicsr.')}  # fmt: skip
 
 
 def json_type(annotation: Any, metadata: Any = ()) -> dict[str, Any]:
@@ -108,9 +119,17 @@ def json_section(section: type[Section]) -> dict[str, Any]:
             for name, arguments in _arguments(section.choice)
         ]
         return {'type': 'object', 'properties': properties, **({'allOf': branches} if branches else {})}
+    patterns = {
+        f'^({pattern})$': {
+            **_or_null({'type': 'object'} if is_section(kind) else json_type(kind)),
+            'description': description,
+        }
+        for pattern, (kind, description) in section.users_keys.items()
+    }
     return {
         'type': 'object',
         'properties': properties,
+        **({'patternProperties': patterns} if patterns else {}),
         'additionalProperties': section.model_config['extra'] == 'allow',
     }
 
@@ -169,12 +188,18 @@ def _sections(section: type[Section], path: str) -> Iterator[tuple[str, str]]:
 def _table(section: type[Section], told: Collection[str] = ()) -> str:
     """The keys of a section, without those that were told before."""
     rows = ['| key | value | default | |', '| --- | --- | --- | --- |']
+    rows_of_users = [
+        f'| `{pattern.replace(chr(92) + "w+", "*")}`, of models of your own | '
+        f'{"section" if is_section(kind) else in_words(kind)} | | {description} |'
+        for pattern, (kind, description) in section.users_keys.items()
+    ]
     for key, (_, field) in fields_of(section).items():
         if key in told or (key == 'type' and section.choice):
             continue
         default = f'`{_yaml(field.default)}`' if _has_default(field) else ''
         cells = [f'`{key}`{"*" if field.is_required() else ""}', _value(field), default, field.description or '']
         rows.append('| ' + ' | '.join(cell.replace('|', '\\|') for cell in cells) + ' |')
+    rows += rows_of_users
     return '\n'.join(rows) + '\n' if len(rows) > 2 else 'No arguments.\n'
 
 
@@ -194,15 +219,30 @@ def _yaml(value: Any) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--check', action='store_true', help='write nothing; exit with 1 where a file is stale')
+    parser.add_argument('--output', type=Path, metavar='FOLDER', help='where to write; default: docs/')
+    add_import_argument(parser)
+    parser.add_argument('--debug', action='store_true', help='show tracebacks of errors')
     args = parser.parse_args()
-    files = {JSON: json_schema(), PAGE: page()}
+    run_from_command_line(lambda: write(args), args.debug)
+
+
+def write(args: argparse.Namespace) -> None:
+    if args.imports and not args.output:
+        raise ValueError('--import: name another folder with --output; docs/ is for what the project itself has')
+    before = set(all_registered())
+    import_user_modules(on_command_line(args.imports, ROOT), ROOT)
+    _imported.update(set(all_registered()) - before)
+    if args.output:
+        args.output.mkdir(parents=True, exist_ok=True)
+    json_file, page_file = (args.output / file.name if args.output else file for file in (JSON, PAGE))
+    files = {json_file: json_schema(), page_file: page()}
     stale = [path for path, text in files.items() if not path.is_file() or path.read_text(encoding='utf-8') != text]
     for path in stale:
         if args.check:
-            print(f'{path.relative_to(ROOT)} is stale: python scripts/analysis/options_schema.py')
+            print(f'{os.path.relpath(path, ROOT)} is stale: python scripts/analysis/options_schema.py')
         else:
             path.write_text(files[path], encoding='utf-8')
-            print(f'written: {path.relative_to(ROOT)}')
+            print(f'written: {os.path.relpath(path)}')
     sys.exit(bool(args.check and stale))
 
 

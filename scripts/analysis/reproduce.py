@@ -26,7 +26,7 @@ from basicsr.reproduce.cells import CellFailed, Cells
 from basicsr.reproduce.cost import measure_cost
 from basicsr.reproduce.grid import Cell, Grid, grid_section, read_grid
 from basicsr.reproduce.report import write_report
-from basicsr.runs.command_line import run_from_command_line
+from basicsr.runs.command_line import add_import_argument, run_from_command_line
 from basicsr.utils.registry import did_you_mean
 
 
@@ -43,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--set', nargs='+', action='extend', default=[], metavar='a.b=value', help='change options of every cell'
     )
+    add_import_argument(parser)
     parser.add_argument(
         '--redo', action='store_true', help='run cells anew whose options changed; the old ones are kept'
     )
@@ -64,7 +65,7 @@ def load(args: argparse.Namespace) -> Grid:
         datasets = prepare_cameras(*prepared, write=not args.check)
     elif args.data or args.source:
         raise ValueError(f'{args.opt}: has data of its own; --data and --source belong to grids with `cameras`')
-    return read_grid(args.opt, section, folder, args.set, datasets, args.seeds)
+    return read_grid(args.opt, section, folder, args.set, datasets, args.seeds, args.imports)
 
 
 def asked_for(grid: Grid, labels: list[str] | None) -> list[Cell]:
