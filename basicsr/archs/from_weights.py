@@ -2,7 +2,9 @@
 
 A network says by a static method `options_from_weights(weights)` with which arguments it has weights of these names and
 shapes (None: never), lists in `not_in_weights` the arguments that change what it computes and nothing of that, and may
-say by `task(options)` in a few words what it is for.
+say by `task(options)` in a few words what it is for. Where building it reads or fetches weights of its own,
+`options_to_rebuild(options, checkpoint)` gives options that need none but `checkpoint`. `last_resort` marks a rule that
+is asked after all others.
 """
 
 from __future__ import annotations
@@ -11,23 +13,19 @@ import logging
 import os
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from basicsr.options.file import yaml_load
 from basicsr.runs.checkpoint import differences_to, find_weights, load_checkpoint, load_weights
+from basicsr.runs.user_modules import import_remembered
 from basicsr.utils.registry import ARCH_REGISTRY, build
 
 _SHOWN = 5
-_OTHER_NETWORKS = {
-    'HAT': r'\.overlap_attn\.',
-    'SwinIR': r'\.attn\.relative_position_bias_table$',
-    'RCAN': r'\.rcab\.',
-    "RRDBNet (ESRGAN's)": r'\.rdb1\.conv1\.weight$',
-    'EDSR': r'^(body\.0\.conv1\.weight|tail\.0\.0\.weight)$',
-}
-"""Networks that are not here, and what a name of their weights matches. The first that matches is meant."""
+_OTHER_NETWORKS = {'HAT': r'\.overlap_attn\.', "EDSR, by its authors' names": r'^tail\.0\.0\.weight$'}
+"""Networks whose weights may be given and that none here is, and what a name of these matches."""
 
 
 def network_options(weights: dict[str, Tensor], path: str | os.PathLike) -> dict:
@@ -92,13 +90,22 @@ def describe(options: dict) -> str:
     return options['type'] + (f' for {task(options)}' if task else '')
 
 
+def options_to_rebuild(options: dict, checkpoint: str | os.PathLike) -> dict:
+    """A section `network_g` for a network that will have the weights of `checkpoint`: it needs no other file."""
+    try:
+        rule = getattr(ARCH_REGISTRY.get(options['type']), 'options_to_rebuild', None)
+    except KeyError:  # said elsewhere, where the network is built
+        rule = None
+    return rule(options, checkpoint) if rule else options
+
+
 def _listed(options: dict) -> str:
     return ', '.join(f'{key} {value!r}' for key, value in options.items() if key != 'type')
 
 
 def _candidates(weights: dict[str, Tensor]) -> Iterator[dict]:
     """Options of the networks that take `weights` for theirs."""
-    for name, network in ARCH_REGISTRY:
+    for name, network in sorted(ARCH_REGISTRY, key=lambda entry: getattr(entry[1], 'last_resort', False)):
         rule = getattr(network, 'options_from_weights', None)
         try:
             options = rule(weights) if rule else None
@@ -111,7 +118,7 @@ def _candidates(weights: dict[str, Tensor]) -> Iterator[dict]:
 def _misfits(options: dict, weights: dict[str, Tensor]) -> list[str]:
     try:
         return differences_to(build(ARCH_REGISTRY, options), weights)
-    except (LookupError, ValueError) as error:
+    except (LookupError, ValueError, OSError, ImportError) as error:
         return [str(error)]
 
 
@@ -122,11 +129,13 @@ def _saved_options(path: str | os.PathLike) -> tuple[Path, dict] | None:
     if folder.name != 'models' or not file.is_file():
         return None
     try:
-        section = yaml_load(file).get('network_g')
+        saved = yaml_load(file)
     except (OSError, ValueError) as error:
         logging.getLogger('basicsr').warning('%s cannot be read: %s', file, error)
         return None
-    return (file, dict(section)) if isinstance(section, dict) and 'type' in section else None
+    import_remembered(saved.get('imports'), file)
+    section = saved.get('network_g')
+    return (file, options_to_rebuild(dict(section), path)) if isinstance(section, dict) and 'type' in section else None
 
 
 def _log_what_is_taken(options: dict, path: str | os.PathLike) -> None:
@@ -151,7 +160,10 @@ def _what_they_are(weights: dict[str, Tensor], nearest: tuple[dict, list[str]] |
     known = next((one for one, part in _OTHER_NETWORKS.items() if any(re.search(part, name) for name in names)), None)
     shapes = ', '.join(f'{name} {tuple(weights[name].shape)}' for name in names[:_SHOWN])
     more = f' and {len(names) - _SHOWN} more' if len(names) > _SHOWN else ''
-    return (f'weights of {known}: ' if known else 'weights of an unknown network: ') + shapes + more
+    hint = (
+        '' if find_spec('spandrel') else "; spandrel, which is not installed, knows more: pip install -e '.[spandrel]'"
+    )
+    return (f'weights of {known}: ' if known else 'weights of an unknown network: ') + shapes + more + hint
 
 
 def _compared(net: nn.Module, found: dict) -> str:

@@ -17,20 +17,21 @@ def import_package(name: str, user: str) -> ModuleType:
     """Import an optional package, whose extra has its name.
 
     Args:
-        name: The package.
+        name: The package, or a module of it.
         user: What needs it, for the message.
 
     Raises:
         ImportError: It is not installed, or does not work; the message says how to install it.
     """
+    package = name.partition('.')[0]
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if (error.name or '').partition('.')[0] != name:
-            raise ImportError(f"{user} needs {name}, which needs {error.name}: pip install -e '.[{name}]'") from error
-        raise ImportError(f"{user} needs {name}: pip install -e '.[{name}]'") from error
+        lacking = (error.name or package).partition('.')[0]
+        needed = package if lacking == package else f'{package}, which needs {lacking}'
+        raise ImportError(f"{user} needs {needed}: pip install -e '.[{package}]'") from error
     except Exception as error:  # what an import runs can fail in any way
-        raise ImportError(f'{user} needs {name}, whose import fails: {type(error).__name__}: {error}') from error
+        raise ImportError(f'{user} needs {package}, whose import fails: {type(error).__name__}: {error}') from error
 
 
 def read_weights_file(path: str | os.PathLike) -> Any:

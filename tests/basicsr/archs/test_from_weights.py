@@ -32,6 +32,33 @@ MSRRESNET = [
     {'num_in_ch': in_ch, 'num_out_ch': out_ch, 'num_feat': feat, 'num_block': block, 'upscale': upscale}
     for (in_ch, out_ch), feat, block, upscale in itertools.product(((3, 3), (1, 1), (1, 3)), (4, 8), (0, 2), (2, 3, 4))
 ]
+BASICSRS = [
+    {'type': 'EDSR', 'num_in_ch': 1, 'num_out_ch': 1, 'num_feat': 4, 'num_block': 3, 'upscale': 3},
+    {'type': 'EDSR', 'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 6, 'num_block': 1, 'upscale': 8},
+    {
+        **{'type': 'RCAN', 'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 8, 'num_group': 2, 'num_block': 3},
+        **{'squeeze_factor': 4, 'upscale': 2},
+    },
+    *(
+        {
+            **{'type': 'RRDBNet', 'num_in_ch': channels, 'num_out_ch': channels, 'scale': scale, 'num_feat': 4},
+            **{'num_block': 2, 'num_grow_ch': 3},
+        }
+        for channels, scale in itertools.product((1, 3), (1, 2, 4))
+    ),
+]
+SWINIR = {
+    **{'type': 'SwinIR', 'img_size': 16, 'in_chans': 3, 'embed_dim': 12, 'depths': [2, 1], 'num_heads': [2, 3]},
+    **{'window_size': 8, 'mlp_ratio': 2.0, 'qkv_bias': True, 'ape': False, 'patch_norm': True, 'upscale': 1},
+    **{'upsampler': '', 'resi_connection': '1conv'},
+}
+SWINIRS = [
+    {'upsampler': upsampler, 'upscale': upscale}
+    for upsampler, upscale in (('pixelshuffle', 3), ('pixelshuffledirect', 4), ('nearest+conv', 4), ('nearest+conv', 2))
+] + [
+    {'in_chans': 1, 'img_size': 14, 'window_size': 7, 'resi_connection': '3conv'},
+    {'ape': True, 'patch_norm': False, 'qkv_bias': False, 'img_size': 8, 'depths': [1, 1]},
+]
 
 
 def weights_of(**options):
@@ -50,6 +77,17 @@ def test_mambair_round_trip(changes):
 @pytest.mark.parametrize('options', MSRRESNET, ids=str)
 def test_msrresnet_round_trip(options):
     assert network_options(weights_of(type='MSRResNet', **options), 'x.pth') == {'type': 'MSRResNet', **options}
+
+
+@pytest.mark.parametrize('options', BASICSRS, ids=str)
+def test_basicsrs_networks_round_trip(options):
+    assert network_options(weights_of(**options), 'x.pth') == options
+
+
+@pytest.mark.parametrize('changes', SWINIRS, ids=str)
+def test_swinir_round_trip(changes):
+    options = {**SWINIR, **changes}
+    assert network_options(weights_of(**options), 'x.pth') == options
 
 
 def test_every_rounded_ratio_is_found():
@@ -138,12 +176,15 @@ WRONG_NETWORKS = {
         ['weights whose nearest network is MambaIR for denoising', 'only in the file: conv_up1.weight'],
     ),
     'SwinIR': (
-        {'layers.0.residual_group.blocks.0.attn.relative_position_bias_table': torch.zeros(225, 6)},
-        ['weights of SwinIR: layers.0.residual_group.blocks.0.attn.relative_position_bias_table (225, 6)'],
+        weights_of(**{**SWINIR, 'upsampler': 'pixelshuffle', 'upscale': 2}),
+        [
+            'the file holds SwinIR for classical super-resolution x2 (img_size 16',
+        ],
     ),
-    'EDSR': (
-        {'conv_first.weight': torch.zeros(64, 3, 3, 3), 'body.0.conv1.weight': torch.zeros(64, 64, 3, 3)},
-        ['weights of EDSR: conv_first.weight (64, 3, 3, 3), body.0.conv1.weight'],
+    'EDSR': (weights_of(**BASICSRS[1]), ['the file holds EDSR for super-resolution x8']),
+    'HAT': (
+        {'layers.0.residual_group.overlap_attn.qkv.weight': torch.zeros(9, 3)},
+        ['weights of HAT: layers.0.residual_group.overlap_attn.qkv.weight (9, 3)'],
     ),
     'unknown': (nn.Linear(2, 3).state_dict(), ['weights of an unknown network: weight (3, 2), bias (3,)']),
 }
