@@ -67,7 +67,12 @@ class L1Loss(nn.Module):
 
 @LOSS_REGISTRY.register()
 class MSELoss(nn.Module):
-    """Mean squared error; arguments as for `L1Loss`."""
+    """Mean squared error.
+
+    Args:
+        loss_weight: Factor of the result.
+        reduction: none, mean or sum.
+    """
 
     def __init__(self, loss_weight: float = 1.0, reduction: str = 'mean') -> None:
         super().__init__()

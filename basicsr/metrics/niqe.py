@@ -4,6 +4,7 @@ Analyzer", IEEE Signal Processing Letters 2013. The equations' numbers are that 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, distribution
@@ -35,7 +36,7 @@ def calculate_niqe(
     crop_border: int,
     input_order: str = 'HWC',
     convert_to: str = 'y',
-    params: str | None = None,
+    params: str | os.PathLike[str] | None = None,
     **kwargs: Any,
 ) -> float:
     """Return how far a picture's statistics are from those of pristine photographs; lower is better.
@@ -75,8 +76,11 @@ def calculate_niqe(
 
 def _check_options(given: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Whether there is a pristine model, before a run; see `basicsr.options.choices.arguments_of`."""
+    params = given.get('params')
+    if params and not os.path.isabs(os.path.expanduser(params)) and not os.path.isfile(params):
+        return  # it starts at the project's folder, and is looked for there together with the data
     try:
-        pristine_model(given.get('params'))
+        pristine_model(params)
     except (OSError, ValueError) as error:
         yield 'params', str(error).removeprefix('params: ')
 
@@ -85,7 +89,7 @@ calculate_niqe.check_options = _check_options
 
 
 @lru_cache(maxsize=4)
-def pristine_model(params: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+def pristine_model(params: str | os.PathLike[str] | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Mean (36,) and covariance (36, 36) of the features of pristine photographs.
 
     Args:

@@ -49,13 +49,21 @@ def calculate_dists(
 ) -> float:
     """Return the distance of two pictures in structure and texture (Ding et al., TPAMI 2020); lower is better.
 
-    Arguments and errors as for `calculate_lpips`.
+    Args:
+        img: (h, w), (h, w, c) or, by `input_order`, (c, h, w); BGR in [0, 255].
+        img2: As `img`.
+        crop_border: Pixels to leave out at each side.
+        input_order: HWC or CHW.
+        kwargs: Entries of the options that concern others, such as `better`; ignored.
+
+    Raises:
+        ImportError, ValueError: As `calculate_lpips`.
     """
     return _distance(_model('dists'), img, img2, crop_border, input_order)
 
 
 def _check_with(make: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], Iterator[tuple[str, str]]]:
-    """Finds out before a run whether the measure can be computed; see `option_choices.arguments_of`."""
+    """Finds out before a run whether the measure can be computed; see `basicsr.options.choices`."""
 
     def check(given: dict[str, Any]) -> Iterator[tuple[str, str]]:
         try:

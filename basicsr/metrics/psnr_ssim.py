@@ -60,7 +60,15 @@ def calculate_ssim(
 ) -> float:
     """Return the structural similarity (Wang et al., 2004) of two pictures, the mean over their channels.
 
-    Windows are 11 x 11, Gaussian with sigma 1.5, and lie within the picture. Arguments as for `calculate_psnr`.
+    Windows are 11 x 11, Gaussian with sigma 1.5, and lie within the picture.
+
+    Args:
+        img: (h, w), (h, w, c) or, by `input_order`, (c, h, w); BGR in [0, 255].
+        img2: As `img`.
+        crop_border: Pixels to leave out at each side.
+        input_order: HWC or CHW.
+        test_y_channel: Compare the luma only.
+        kwargs: Entries of the options that concern others, such as `better`; ignored.
 
     Raises:
         ValueError: The shapes differ, or are smaller than a window once cropped.
@@ -99,7 +107,18 @@ def calculate_psnr_pt(
 def calculate_ssim_pt(
     img: Tensor, img2: Tensor, crop_border: int, test_y_channel: bool = False, **kwargs: Any
 ) -> Tensor:
-    """Return the SSIM of each pair of a batch, (n,) float64; arguments as for `calculate_psnr_pt`."""
+    """Return the SSIM of each pair of a batch, (n,) float64.
+
+    Args:
+        img: (n, 3, h, w) or (n, 1, h, w), RGB in [0, 1].
+        img2: As `img`.
+        crop_border: Pixels to leave out at each side.
+        test_y_channel: Compare the luma only.
+        kwargs: Ignored.
+
+    Raises:
+        ValueError: The shapes differ, or are smaller than a window once cropped.
+    """
     first, second = _prepare_pt(img, img2, crop_border, test_y_channel)
     _check_window(*first.shape[2:])
     channels = first.shape[1]

@@ -81,7 +81,7 @@ class Train(Section):
     open_to_users = True
     users_keys = {
         r'optim_\w+': (Optimizer, 'Optimizer of another network of the model.'),
-        r'\w+_opt': (Loss, 'Another loss of the model: perceptual_opt, gan_opt, …'),
+        r'\w+_opt': (Loss, 'Another loss of the model, for example gan_opt.'),
         'net_d_iters': (Whole(1), 'Iterations from one step of net_g to the next.'),
         'net_d_init_iters': (Whole(0), 'Iterations in which net_d trains alone at the beginning.'),
     }
@@ -221,6 +221,8 @@ class Options(Section):
         if 'datasets' in given and not sections:
             yield 'datasets', 'missing; there is nothing to work on'
         for phase, dataset in sections.items():
+            if not isinstance(dataset, dict):  # `type` is an unknown option of `datasets`
+                continue
             kind = phase.split('_')[0]
             if kind not in ('train', 'val', 'test') or (kind == 'train' and phase != 'train'):
                 yield f'datasets.{phase}', 'data sets are called train, val, val_<more>, test or test_<more>'
@@ -254,6 +256,7 @@ def _options_section(strategies: tuple[str, ...]) -> type[Section]:
 def _dataset_rules(phase: str, dataset: dict[str, Any], scale: int | None) -> Iterator[tuple[str, str]]:
     """What the class of a data set finds wrong, which may go by its phase and by the scale of the top level."""
     factory = find('dataset', dataset.get('type'))
+    scale = scale if isinstance(scale, int) else None  # a section in its place is a mistake that is known
     if factory is None or takes_whole_section(factory):
         return
     if scale is None and dataset.get('scale') is None and is_needed(factory, 'scale'):
@@ -262,14 +265,13 @@ def _dataset_rules(phase: str, dataset: dict[str, Any], scale: int | None) -> It
     if scale is not None and dataset.get('scale', scale) != scale:
         yield f'datasets.{phase}.scale', f'must be that of the top level, {scale}, not {dataset["scale"]}; leave it out'
     given = {'scale': scale, **dataset, 'phase': phase.split('_')[0]}
-    given = {key: value for key, value in given.items() if value is not None}
+    given = {key: value for key, value in given.items() if value is not None and value != {}}
     for key, message in getattr(factory, 'check_options', lambda _: ())(given):
         yield f'datasets.{phase}.{key}', message
 
 
 READ_BY_OTHERS = {
     'train': {
-        r'(perceptual|style)_opt': 'models with a perceptual loss',
         r'(gan|ldl)_opt|(optim|scheduler)_d\w*|net_d_\w+|r1_reg_weight': 'models with a discriminator',
         r'(fft|edge|tv|ssim|color|distill)_opt|optim_(?!g)\w+': 'models with more losses or networks',
     },

@@ -145,7 +145,12 @@ logger: {save_best: psnr}
 
 def test_models_and_data_sets_of_users_have_their_own_keys(tmp_path, monkeypatch):
     monkeypatch.setitem(MODEL_REGISTRY._objects, 'ModelOfAUser', type('ModelOfAUser', (SRModel,), {}))
-    monkeypatch.setitem(DATASET_REGISTRY._objects, 'DatasetOfAUser', type('DatasetOfAUser', (), {}))
+
+    class DatasetOfAUser:
+        def __init__(self, opt):
+            self.opt = opt
+
+    monkeypatch.setitem(DATASET_REGISTRY._objects, 'DatasetOfAUser', DatasetOfAUser)
     text = MINIMAL.replace('SRModel', 'ModelOfAUser').replace('PairedImageDataset', 'DatasetOfAUser')
     text = text.replace('dataroot_gt:', 'blur_kernel_size: 21, dataroot_gt:') + 'network_d: {type: Mine}\n'
     opt, _ = parse(tmp_path, text + 'train: {fft_opt: {w: 1}}')
