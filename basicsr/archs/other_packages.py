@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from basicsr.runs.checkpoint import load_checkpoint
 
-__all__ = ['import_package', 'read_weights_file']
+__all__ = ['import_package', 'read_weights_file', 'their_warnings_ignored']
 
 
 def import_package(name: str, user: str) -> ModuleType:
@@ -32,6 +35,14 @@ def import_package(name: str, user: str) -> ModuleType:
         raise ImportError(f"{user} needs {needed}: pip install -e '.[{package}]'") from error
     except Exception as error:  # what an import runs can fail in any way
         raise ImportError(f'{user} needs {package}, whose import fails: {type(error).__name__}: {error}') from error
+
+
+@contextmanager
+def their_warnings_ignored() -> Iterator[None]:
+    """Networks of windows call `torch.meshgrid` in a way that torch warns of, and users can do nothing about it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', r'torch\.meshgrid', UserWarning)
+        yield
 
 
 def read_weights_file(path: str | os.PathLike) -> Any:

@@ -14,7 +14,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from basicsr.archs.other_packages import import_package, read_weights_file
+from basicsr.archs.other_packages import import_package, read_weights_file, their_warnings_ignored
 from basicsr.archs.traits import Traits
 from basicsr.runs.checkpoint import find_weights
 from basicsr.utils.registry import ARCH_REGISTRY, call_checked, did_you_mean
@@ -57,7 +57,10 @@ def _recognised(weights: dict[str, Any]) -> Any:
     """
     spandrel = _package()
     try:
-        with torch.random.fork_rng(devices=[]):  # the weights that it begins with are drawn, and then replaced
+        with (
+            their_warnings_ignored(),
+            torch.random.fork_rng(devices=[]),
+        ):  # the weights that it begins with are drawn, and then replaced
             return spandrel.ModelLoader().load_from_state_dict(dict(weights))
     except spandrel.UnsupportedModelError as error:
         raise LookupError('spandrel knows no network with such weights') from error
@@ -134,7 +137,8 @@ def _from_checkpoint(path: str | os.PathLike) -> nn.Module:
 def _from_name(architecture: str, arguments: dict[str, Any]) -> nn.Module:
     kind = _architecture(architecture)
     try:
-        net = call_checked(kind, architecture, **arguments)
+        with their_warnings_ignored():
+            net = call_checked(kind, architecture, **arguments)
     except ValueError:
         raise
     except Exception as error:  # arguments that do not go together fail anywhere

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from basicsr.archs.arch_util import count_numbers, to_2tuple, upsample_factor
 from basicsr.archs.ignored import near_misses, warn_of_ignored
-from basicsr.archs.other_packages import import_package
+from basicsr.archs.other_packages import import_package, their_warnings_ignored
 from basicsr.utils.registry import ARCH_REGISTRY
 
 _UPSAMPLERS = ('pixelshuffle', 'pixelshuffledirect', 'nearest+conv', '', None)
@@ -181,13 +181,14 @@ class SwinIR(nn.Module):
         for _, message in _broken_rules(vars()):
             raise ValueError(message)
         warn_of_ignored(SwinIR, kwargs)
-        net = _spandrels()(
-            img_size=img_size, patch_size=patch_size, in_chans=in_chans, embed_dim=embed_dim, depths=list(depths),
-            num_heads=list(num_heads), window_size=window_size, mlp_ratio=mlp_ratio, qkv_bias=qkv_bias,
-            qk_scale=qk_scale, drop_rate=drop_rate, attn_drop_rate=attn_drop_rate, drop_path_rate=drop_path_rate,
-            norm_layer=norm_layer, ape=ape, patch_norm=patch_norm, upscale=upscale, img_range=img_range,
-            upsampler=upsampler, resi_connection=resi_connection,
-        )  # fmt: skip
+        with their_warnings_ignored():
+            net = _spandrels()(
+                img_size=img_size, patch_size=patch_size, in_chans=in_chans, embed_dim=embed_dim, depths=list(depths),
+                num_heads=list(num_heads), window_size=window_size, mlp_ratio=mlp_ratio, qkv_bias=qkv_bias,
+                qk_scale=qk_scale, drop_rate=drop_rate, attn_drop_rate=attn_drop_rate, drop_path_rate=drop_path_rate,
+                norm_layer=norm_layer, ape=ape, patch_norm=patch_norm, upscale=upscale, img_range=img_range,
+                upsampler=upsampler, resi_connection=resi_connection,
+            )  # fmt: skip
         # This is that network: its layers and attributes, so that its methods run on `self`.
         mean = vars(net).pop('mean')
         vars(self).update(vars(net))
