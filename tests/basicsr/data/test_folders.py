@@ -9,6 +9,7 @@ import torch
 
 from basicsr.data import build_dataloader, build_dataset
 from basicsr.data.data_sampler import EnlargedSampler
+from basicsr.models import build_model
 from basicsr.utils.lmdb_util import make_lmdb
 
 
@@ -103,6 +104,21 @@ def test_noise_is_added_to_all_folders(root):
     dataset = build_dataset(section(root, dataroot_lq=None, scale=1, task='denoising_color', noise=10))
     assert len(dataset) == 4 and dataset.makes_lq
     assert build_dataset(section(root, 'ab', scale=1, task='CAR', noise=10, dataroot_lq=dataset.gt_folder)).makes_lq
+
+
+def test_pictures_of_the_same_name_are_scored_and_written_apart(root, tmp_path):
+    data = section(root)
+    opt = {
+        **{'name': 'x2', 'model_type': 'SRModel', 'scale': 2, 'num_gpu': 0, 'is_train': False, 'dist': False},
+        **{'rank': 0, 'network_g': {'type': 'Bicubic', 'upscale': 2}, 'path': {'visualization': str(tmp_path)}},
+        'val': {'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 0}}},
+    }
+    model = build_model(opt)
+    model.validation(build_dataloader(build_dataset(data), data), 'now', None, save_img=True)
+    assert [name for name, _ in model.image_results] == ['0', '1', '1 (2)', '2']
+    written = {path.name: path.read_bytes() for path in (tmp_path / 'Several').iterdir()}
+    assert sorted(written) == ['0_x2.png', '1 (2)_x2.png', '1_x2.png', '2_x2.png']
+    assert len(set(written.values())) == 4
 
 
 def test_lmdbs(root):
