@@ -51,4 +51,5 @@ def calculate_metric(data: dict[str, Any], opt: dict[str, Any]) -> float:
     arguments = dict(opt)
     if 'type' not in arguments:
         raise ValueError(f'a metric section needs `type`, one of {", ".join(sorted(METRIC_REGISTRY.keys()))}')
+    arguments.pop('better', None)  # the framework's, see `better_is`
     return METRIC_REGISTRY.get(arguments.pop('type'))(**data, **arguments)

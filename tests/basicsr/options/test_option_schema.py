@@ -446,6 +446,69 @@ def test_near_misses_in_the_sections_of_users_are_warned_about(file, logged):
     ]
 
 
+UNKNOWN = {
+    'model': ['model_type=ESRGANModel', 'network_d={type: VGGStyleDiscriminator, num_feat: 64}', 'l1_gt_usm=true',
+              'train.gan_opt={type: GANLoss, gan_type: vanilla}', 'train.optim_d={type: Adam, lr: 1}', 'val.own=1',
+              'train.net_d_iters=1', 'path.param_key_d=params', 'queue_size=180', 'train.optim_g=~'],
+    'network': ['network_g={type: HAT, window_size: 16, depths: [6], upscale: x}'],
+    'data set': ['datasets.train.type=FolderDataset', 'datasets.train.blur_kernel_size=21', 'datasets.train.gt_size=~',
+                 'datasets.train.dataroot_lq=~', 'datasets.train.kernel_list=[iso]'],
+    'scheduler': ['train.scheduler={type: OneCycle, periods: [1, 2], restart_weights: [1], milestones: [4, 2]}'],
+    'optimizer': ['train.optim_g={type: Lookahead, k: 5, betas: [2, 3]}'],
+    'loss': ['train.pixel_opt={type: SobelLoss, sigma: 3}'],
+    'metric': ['val.metrics.psnr={type: calculate_fid, batch: 3}', 'logger.save_best=psnr'],
+    'compare': ['compare.hat={network_g: {type: HAT, window_size: 16}}'],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('what', UNKNOWN)
+def test_an_unknown_class_is_one_mistake_and_not_those_that_follow_from_it(file, what):
+    text = mistakes(file, is_train=True, changes=UNKNOWN[what])
+    assert text.startswith('the options have 1 mistake:\n') and re.search(r"'\w+' is no ", text), text
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ('train.gan_opt={type: GANLoss}', 'train.gan_opt: is read by models with a discriminator, not by MambaIRModel'),
+        ('train.optim_d={type: Adam}', 'train.optim_d: is read by models with a discriminator, not by MambaIRModel'),
+        ('train.net_d_init_iters=0', 'train.net_d_init_iters: is read by models with a discriminator, not by'),
+        ('train.fft_opt={type: L1Loss}', 'train.fft_opt: is read by models with more losses or networks, not by'),
+        ('network_d={type: X}', 'network_d: is read by models with a discriminator, not by MambaIRModel; see docs/'),
+        ('path.pretrain_network_d=x', 'path.pretrain_network_d: is read by models with more networks, not by'),
+        ('gt_usm=1', 'gt_usm: unknown option ['),
+        ('train.pixl_opt=1', "train.pixl_opt: unknown option; did you mean 'pixel_opt'?"),
+        ('network_gg=1', "network_gg: unknown option; did you mean 'network_g'?"),
+        ('train.contextual_opt=1', 'train.contextual_opt: unknown option ['),
+    ],
+)
+def test_keys_of_other_models_say_whose_they_are(file, change, message):
+    assert message in mistakes(file, is_train=True, changes=[change])
+
+
+def test_what_models_of_users_usually_read_is_checked(file, logged):
+    users = ['model_type=AdversarialModel', 'network_d={type: Bicubic, upscale: 2}', 'train.net_d_iters=1e0']
+    users += [
+        'train.optim_d={type: Adam, lr: 1}',
+        'train.edge_opt={type: L1Loss}',
+        'path.ignore_resume_networks=[network_d]',
+    ]
+    opt, _ = parse(file, True, users)
+    assert not logged.warnings() and repr([opt['train']['net_d_iters'], opt['train']['optim_d']['lr']]) == '[1, 1.0]'
+    wrong = ['network_d.upscal=3', 'train.optim_d.lr=fast', 'train.edge_opt.wight=1', 'path.strict_load_d=7']
+    text = mistakes(file, True, [*users, *wrong])
+    for part in (
+        "network_d.upscal: unknown option; did you mean 'upscale'?",
+        "train.optim_d.lr: must be a number above 0, not 'fast'",
+        'train.edge_opt.wight: unknown option',
+        'path.strict_load_d: must be true or false, not 7',
+        '4 mistakes',
+    ):
+        assert part in text
+    parse(file, True, ['model_type=AdversarialModel', 'network_d={type: Bicubicc, a: 1}'])
+    assert logged.warnings()[0].startswith("network_d.type: 'Bicubicc' is no network that is known here; did you mean")
+
+
 def test_the_criteria_and_decays_are_those_of_the_method(file):
     partition = ldt.Partition(['a', 'b'], ['c', 'd'])
     for base, span in ((0, 0), (0.99, 0.01), (0.5, 0.5), (0.5, 0.51), (1, 0), (-0.1, 0.5), (0.3, -0.1)):

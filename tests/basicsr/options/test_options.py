@@ -1,15 +1,20 @@
 import argparse
+import random
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
+import yaml
 from setuptools import find_packages
 
 import basicsr.data  # registers what option files name
 import basicsr.models  # noqa: F401
 from basicsr.models.sr_model import SRModel
+from basicsr.options.file import load_options, merge, ordered_yaml
 from basicsr.options.resolve import check_files, dict2str, override, parse_options, trained_first, yaml_load
 from basicsr.runs.command_line import make_parser
-from basicsr.utils.registry import DATASET_REGISTRY, MODEL_REGISTRY
+from basicsr.utils import check_resume, options
+from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, MODEL_REGISTRY
 
 ROOT = Path(__file__).parents[3]
 MINIMAL = """
@@ -209,6 +214,93 @@ def test_basicsrs_way_of_overriding():
 def test_merged_anchors_are_no_duplicates(tmp_path):
     text = 'base: &a {x: 1}\nmid: &b\n  <<: *a\n  x: 2\ntop:\n  <<: *b\n  x: 3'
     assert yaml_load(write(tmp_path, 'a.yml', text))['top'] == {'x': 3}
+
+
+def test_imports_of_a_base_come_first_and_each_is_said_with_its_place(tmp_path):
+    write(tmp_path, 'base.yml', 'imports: [a.py, b.py]')
+    write(tmp_path, 'other.yml', '\nimports: c.py')
+    path = write(tmp_path, 'top.yml', '_base_: [base.yml, other.yml]\nimports:\n- d.py\n- a.py\n- e.py')
+    opt, places = load_options(path)
+    assert opt['imports'] == ['a.py', 'b.py', 'c.py', 'd.py', 'e.py']
+    lines = [places['imports', index].rpartition('/')[2] for index in range(5)]
+    assert lines == [f'{place}' for place in (
+        'top.yml, line 4', 'base.yml, line 1', 'other.yml, line 2', 'top.yml, line 3', 'top.yml, line 5')]  # fmt: skip
+    assert yaml_load(write(tmp_path, 'none.yml', '_base_: base.yml\nimports: ~')) == {'imports': None}
+    assert merge({'imports': 'a.py', 'x': {'imports': [1]}}, {'imports': ['b.py'], 'x': {'imports': [2]}}) == {
+        'imports': ['a.py', 'b.py'],
+        'x': {'imports': [2]},
+    }
+
+
+def test_imports_come_before_the_check_and_are_kept_for_another_run(tmp_path):
+    (tmp_path / 'mine').mkdir()
+    network = 'from torch import nn\nfrom basicsr.utils.registry import ARCH_REGISTRY\n\n@ARCH_REGISTRY.register()\n'
+    (tmp_path / 'mine' / 'op_net.py').write_text(
+        network + 'class OpNet(nn.Module):\n    def __init__(self, width: int = 3): super().__init__()\n'
+    )
+    text = MINIMAL.replace('{type: Bicubic, upscale: 2}', '{type: OpNet, widht: 2}')
+    with pytest.raises(ValueError, match="'OpNet' is no network"):
+        parse(tmp_path, text)
+    with pytest.raises(ValueError, match=r"1 mistake:\n  network_g.widht: unknown option; did you mean 'width'\?"):
+        parse(tmp_path, text + 'imports: mine/op_net.py')
+    opt, args = parse(
+        tmp_path, text.replace('widht', 'width') + f'imports: [{tmp_path}/mine/op_net.py, mine/op_net.py]'
+    )
+    assert args.merged['imports'] == opt['imports'] == ['mine/op_net.py']
+    with pytest.raises(FileNotFoundError, match=r'imports: there is no file .*/absent.py \[.*trial.yml, line 8\]'):
+        parse(tmp_path, text.replace('widht', 'width') + 'imports: absent.py')
+    with pytest.raises(ValueError, match=r'imports: must be a list of texts or text, not \[3\]'):
+        parse(tmp_path, text.replace('OpNet, widht', 'Bicubic, upscale') + 'imports: [3]')
+    args = argparse.Namespace(**{**vars(args), 'imports': ['mine/op_net.py'], 'opt': write(tmp_path, 'm.yml', MINIMAL)})
+    assert parse_options(str(tmp_path), False, args)[1].merged['imports'] == ['mine/op_net.py']
+    del ARCH_REGISTRY._objects['OpNet']
+
+
+def test_yaml_load_takes_text_as_well_as_files(tmp_path, monkeypatch):
+    write(tmp_path, 'base.yml', 'a: {x: 1}')
+    monkeypatch.chdir(tmp_path)
+    assert yaml_load('a: 1e-4\nb: [1, 2]') == {'a': 1e-4, 'b': [1, 2]}
+    assert yaml_load('_base_: base.yml\na: {y: 2}') == {'a': {'x': 1, 'y': 2}}
+    assert yaml_load('{a: 1}') == {'a': 1} and yaml_load('[1, 2]') == [1, 2] and yaml_load('') is None
+    assert yaml_load('base.yml') == yaml_load(Path('base.yml')) == {'a': {'x': 1}}
+    with pytest.raises(FileNotFoundError, match=r'there is no option file .*absent\.yml'):
+        yaml_load('absent.yml')
+    with pytest.raises(ValueError, match="the YAML text, line 2: the key 'a' stands twice"):
+        yaml_load('a: 1\na: 2')
+
+
+def test_basicsrs_names_read_write_and_parse(tmp_path):
+    loader, dumper = ordered_yaml()
+    ordered = OrderedDict(b=1, a=OrderedDict(c=2))
+    assert yaml.dump(ordered, Dumper=dumper, sort_keys=False) == 'b: 1\na:\n  c: 2\n'
+    assert yaml.load('a: 1e-4', Loader=loader) == {'a': 1e-4}
+    file = write(tmp_path, 'trial.yml', TRAINING)
+    state = random.getstate()
+    opt = options.parse(str(file), str(tmp_path))
+    assert random.getstate() == state
+    assert opt['is_train'] and opt['path']['models'] == str(tmp_path / 'experiments/trial/models')
+    assert opt['datasets']['train']['dataroot_gt'] == str(tmp_path / 'data/HR') and opt['train']['total_iter'] == 5000
+    assert (
+        'models' not in options.parse(str(write(tmp_path, 'test.yml', MINIMAL)), str(tmp_path), is_train=False)['path']
+    )
+    with pytest.raises(ValueError, match=r'train\.total_iter: missing'):
+        options.parse(str(write(tmp_path, 'test.yml', MINIMAL)), str(tmp_path))
+
+
+def test_a_resumed_run_points_at_what_it_saved_unless_told_otherwise():
+    def opt(**path):
+        return {'network_g': {}, 'network_d': {}, 'path': {'models': 'm', 'resume_state': 's', **path}}
+
+    resumed = opt(param_key_g='params_ema', ignore_resume_networks=['network_d'], pretrain_network_d='d.pth')
+    check_resume(resumed, 40)
+    assert resumed['path']['pretrain_network_g'] == 'm/net_g_40.pth'
+    assert (resumed['path']['pretrain_network_d'], resumed['path']['param_key_g']) == ('d.pth', 'params')
+    every = opt()
+    check_resume(every, 40)
+    assert every['path']['pretrain_network_d'] == 'm/net_d_40.pth'
+    anew = opt(resume_state=None)
+    check_resume(anew, 40)
+    assert anew == opt(resume_state=None)
 
 
 def test_every_package_is_installed():

@@ -21,6 +21,7 @@ from basicsr.reproduce.cost import measure_cost
 from basicsr.reproduce.grid import grid_section, read_grid
 from basicsr.reproduce.report import collect, paired_estimate, write_report
 from basicsr.results.scores import Results
+from basicsr.utils.registry import ARCH_REGISTRY
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = ROOT / 'scripts' / 'analysis' / 'reproduce.py'
@@ -78,7 +79,7 @@ def load(folder, *changes, **grid):
 class Stub(Cells):
     """Cells whose processes leave the files of a training and a test, and train nothing."""
 
-    started: list = []  # noqa: RUF012
+    started: list = []
 
     def _process(self, name, slot, lock, script, *arguments):
         self.started.append((name, script))
@@ -167,6 +168,40 @@ def test_cells_have_the_variants_options(folder):
     assert list(tuned['datasets']) == ['train', 'val'], 'a training does not see the unseen cameras'
     assert [one['name'] for one in grid.cells[0].test['datasets'].values()] == ['three', 'two']
     assert tuned['path']['pretrain_network_g'] == f'{folder}/out/experiments/pretraining/models/net_g_latest.pth'
+
+
+def test_modules_of_users_are_part_of_every_cell(folder, monkeypatch):
+    """Those of the option files, and what the command line imports; a cell of another list is another cell."""
+    monkeypatch.setattr(ARCH_REGISTRY, '_objects', dict(ARCH_REGISTRY._objects))
+    network = 'from basicsr.archs.srresnet_arch import MSRResNet\nfrom basicsr.utils.registry import ARCH_REGISTRY\n'
+    for name in ('rp_net', 'rp_more'):
+        kind = name.title().replace('_', '')
+        text = f'{network}\n@ARCH_REGISTRY.register()\nclass {kind}(MSRResNet):\n    pass\n'
+        (folder / f'{name}.py').write_text(text)
+    file, base = folder / 'grid.yml', folder / 'base.yml'
+    base.write_text(base.read_text() + f'imports: {folder}/rp_net.py\n')
+    grid = yaml.safe_load(file.read_text())
+    grid['variants'] = {'theirs': {'network_g': {'type': 'RpNet', 'num_feat': 4, 'upscale': 2}}, 'ours': {}}
+    file.write_text(yaml.safe_dump(grid, sort_keys=False))
+    section = grid_section(file)[0]
+    datasets = prepare_cameras(folder / 'data', 'one', 2, 2, folder / 'out' / 'data')
+    read = [
+        read_grid(file, section, folder / 'out', (), datasets, imports=more) for more in ([], [f'{folder}/rp_more.py'])
+    ]
+    assert [cell.train['imports'] for cell in read[0].cells] == [[f'{folder}/rp_net.py']] * 4
+    assert (
+        read[1].cells[0].test['imports']
+        == read[1].reference.test['imports']
+        == [
+            *(f'{folder}/rp_net.py', f'{folder}/rp_more.py'),
+        ]
+    )
+    assert read[1].pretraining.train['imports'] == [f'{folder}/rp_more.py']
+    cells = Stub(read[0])
+    run(cells)
+    assert yaml.safe_load((cells.folder / 'theirs_seed0_test.yml').read_text())['imports'] == [f'{folder}/rp_net.py']
+    with pytest.raises(ValueError, match=r'(?s)cell theirs_seed0 .*train.imports: .*rp_net.py.*, now .*rp_more.py'):
+        Stub(read[1]).check(read[1].cells[0])
 
 
 def test_all_mistakes_of_a_grid_are_said_at_once(folder):
