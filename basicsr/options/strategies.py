@@ -46,6 +46,8 @@ def conflicts(train: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield key, f'not with {other_key}: {one.not_with[other.name]}'
         elif one.name in other.not_with:
             yield other_key, f'not with {key}: {other.not_with[one.name]}'
+        elif not (one.on_top or other.on_top):
+            yield other_key, f'not with {key}: each of them decides what trains; drop one of them'
 
 
 def mistakes(train: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -30,8 +30,8 @@ def build_strategy(net: nn.Module, setting: Setting) -> Strategy:
     for key, reason in conflicts(setting.options):
         raise ValueError(f'train.{key}: {reason}')
     asked = asked_strategies(setting.options).values()
-    wrappers = sorted((kind for kind in asked if issubclass(kind, Wrapper)), key=lambda kind: kind.outermost)
-    strategy: Strategy = next((kind for kind in asked if not issubclass(kind, Wrapper)), Plain)(net, setting)
+    wrappers = sorted((kind for kind in asked if kind.on_top), key=lambda kind: kind.outermost)
+    strategy: Strategy = next((kind for kind in asked if not kind.on_top), Plain)(net, setting)
     for kind in wrappers:
         strategy = kind(strategy, setting)
     return strategy

@@ -51,6 +51,7 @@ class EMA(Wrapper):
         self.decay = setting.options.get('ema_decay') or 0.0
         if setting.options.get('ema_time'):
             self.decay = 1 - 1 / iterations(setting.options['ema_time'], setting.total_iter)
+        self._counts = average is None
         if average is None:
             average = copy.deepcopy(inner.network)
             setting.load(average, 'params_ema')
@@ -97,7 +98,8 @@ class EMA(Wrapper):
     @contextmanager
     def published(self) -> Iterator[nn.Module]:
         with preserve_modes_and_buffers(self.average):
-            self.statistics.put_into(self.average.eval(), self.updates)
+            # A model that keeps the average by itself need not call `follow`.
+            self.statistics.put_into(self.average.eval(), self.updates if self._counts else None)
             yield self.average
 
     def saved_beside(self) -> dict[str, nn.Module]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -81,6 +81,8 @@ class Strategy(ABC):
     not_with: ClassVar[dict[str, str]] = {}
     """Strategies, by name, that it makes no sense with, and why. One side of a pair says it."""
 
+    on_top: ClassVar[bool] = False
+    """Whether it goes on top of another strategy, which trains; of those that train a run has one. See `Wrapper`."""
     has_own_parameters: ClassVar[bool] = False
     """Whether it trains other parameters than the network's own, as two branches do."""
     model_can_keep_it: ClassVar[bool] = False
@@ -95,7 +97,7 @@ class Strategy(ABC):
     @classmethod
     def asked_by(cls, train: Mapping[str, Any]) -> str | None:
         """The key of the section `train` that asks for this strategy, or None."""
-        return next((key for key in cls.keys if train.get(key) is not None), None)
+        return next((key for key in cls.keys if train.get(key) is not None and train[key] is not False), None)
 
     @classmethod
     def check_train(cls, train: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -114,6 +116,9 @@ class Strategy(ABC):
 
     def prepare(self, loss: Callable[[nn.Module, Any], Tensor], batches: Any) -> None:  # noqa: B027
         """Called once before the first iteration of a run, not where one is resumed: scores, partition."""
+
+    def resumed(self) -> None:  # noqa: B027
+        """Called once before the first iteration of a resumed run, in place of `prepare`; the state is loaded."""
 
     @abstractmethod
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -186,6 +191,7 @@ class Wrapper(Strategy):
         setting: See `Setting`.
     """
 
+    on_top = True
     outermost: ClassVar[bool] = False
     """Whether it goes around the wrappers that are not, whatever they publish."""
 
@@ -218,6 +224,9 @@ class Wrapper(Strategy):
     def prepare(self, loss: Callable[[nn.Module, Any], Tensor], batches: Any) -> None:
         self.inner.prepare(loss, batches)
 
+    def resumed(self) -> None:
+        self.inner.resumed()
+
     def parameters(self) -> dict[str, nn.Parameter]:
         return self.inner.parameters()
 
@@ -235,6 +244,9 @@ class Wrapper(Strategy):
 
     def after_validation(self, iteration: int, loss: float) -> None:
         self.inner.after_validation(iteration, loss)
+
+    def trained(self) -> AbstractContextManager[nn.Module]:
+        return self.inner.trained()
 
     def report(self) -> dict[str, str]:
         return self.inner.report()
