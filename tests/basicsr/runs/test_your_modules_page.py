@@ -60,7 +60,7 @@ def trained(project) -> str:
 
 def test_the_page_has_an_example_of_each_kind():
     text = ''.join(FILES.values())
-    for registry in ('ARCH', 'DATASET', 'LOSS', 'METRIC', 'MODEL'):
+    for registry in ('ARCH', 'DATASET', 'LOSS', 'METRIC', 'MODEL', 'STRATEGY'):
         assert f'@{registry}_REGISTRY.register()' in text
     assert {'mine/train.yml', 'mine/test.yml', 'mine/gan.yml'} <= FILES.keys()
     assert '## A strategy\n' in PAGE
@@ -137,6 +137,22 @@ def test_two_networks_in_basicsrs_manner(project):
     assert re.search(r'l_fake:? \d', printed)
     resumed = torch.load(project / 'experiments/mine_gan/models/net_d_4.pth', weights_only=True)['params']
     assert all(torch.equal(resumed[name], value) for name, value in whole.items())
+
+
+def test_a_strategy_is_tested_selected_and_saved(project):
+    printed = train(project, 'mine/latest.yml', 4, 'train.ldt={}', 'train.latest_weights=0', code=2)
+    assert 'train.latest_weights: must be a whole number of at least 1, not 0' in printed
+    printed = train(project, 'mine/latest.yml', 4, 'train.ldt={}', code=2)
+    assert 'train.latest_weights: not with ldt: the composite of LDT is an average already; leave it out' in printed
+    train(project, 'mine/latest.yml', 4)
+    folder = project / 'experiments/mine_latest'
+    state = torch.load(folder / 'training_states/4.state', weights_only=True)['strategy']
+    saved = torch.load(folder / 'models/net_g_4.pth', weights_only=True)['params']
+    assert state['names'] == ['plain', 'latest_weights']
+    latest = state['state']['averages']['latest']
+    assert len(latest) == 3
+    for value, *steps in zip(saved.values(), *latest, strict=True):
+        assert torch.equal(value, torch.stack(steps).mean(0))
 
 
 def test_the_layers_are_scored_and_editors_know_the_keys(project):
