@@ -413,22 +413,19 @@ def test_training_needs_more_than_testing(file):
     assert 'datasets.train.' not in text, 'what a missing section lacks goes without saying'
 
 
-def test_what_is_ignored_is_said(file, logged):
-    parse(file, True, ['train.ldt.exchange_every=5'])
-    assert any('train.ldt: ignored in a training: only LDTModel reads it' in text for text in logged.warnings())
-    logged.clear()
-    parse(file, True, ['train.ldt.exchange_every=5', 'model_type=LDTModel'])
-    parse(file, False, ['train.ldt.exchange_every=5'])
+@pytest.mark.parametrize('model_type', ['LDTModel', 'MambaIRModel', 'SRModel', 'SwinIRModel'])
+def test_train_ldt_belongs_to_every_model(file, logged, model_type):
+    parse(file, True, ['train.ldt.exchange_every=5', f'model_type={model_type}'])
+    parse(file, False, ['train.ldt.exchange_every=5', f'model_type={model_type}'])
     assert not logged.warnings()
-    parse(file, True, ['train.ldt={exchange_every: 5, strategy: alternating}', 'model_type=LDTModel'])
+    parse(file, True, ['train.ldt={exchange_every: 5, strategy: alternating}', f'model_type={model_type}'])
     assert 'train.ldt.exchange_every: without effect: it belongs to strategy dual' in logged.warnings()[0]
     logged.clear()
-    parse(file, True, ['train.ldt={exchange_every: ~, fixed_time: 10}', 'model_type=LDTModel'])
-    parse(file, True, ['train.ldt.alternate_every=5', 'model_type=LDTModel'])
+    parse(file, True, ['train.ldt={exchange_every: ~, fixed_time: 10}', f'model_type={model_type}'])
+    parse(file, True, ['train.ldt.alternate_every=5', f'model_type={model_type}'])
     assert 'train.ldt.alternate_every: without effect: it belongs to strategy alternating' in logged.warnings()[0]
-    assert 'train.ema_decay: the composite of LDT is' in mistakes(
-        file, True, ['model_type=LDTModel', 'train.ema_decay=0.9']
-    )
+    ema = [f'model_type={model_type}', 'train.ldt={}', 'train.ema_decay=0.9']
+    assert 'train.ema_decay: not with ldt: the composite of LDT is' in mistakes(file, True, ema)
 
 
 @MODEL_REGISTRY.register()
