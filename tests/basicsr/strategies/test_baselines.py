@@ -291,24 +291,6 @@ def test_fine_tuned_and_pretrained_weights_are_interpolated(pictures, tmp_path, 
     assert equal(published(resumed), published(model))
 
 
-@pytest.mark.parametrize('strategy', ['swad', 'wise_ft'])
-def test_averages_have_batch_statistics_of_their_own(pictures, tmp_path, pretrained, strategy):
-    section = {'swad': {'converged': 1}} if strategy == 'swad' else {'wise_ft': 0.5}
-    opt = small(pictures, tmp_path, network='TwoConvsNormed', **section)
-    opt['path'].update(pretrain_network_g=str(pretrained), strict_load_g=False)
-    model = build(opt)
-    model.train_loader, model.strategy.statistics.count = loader(opt, 'train'), 3
-    for iteration in steps(model, opt, 1, 4):
-        model.validation(loader(opt), iteration, None)
-        model.after_validation(iteration)
-    trained = model.net_g.body[2].running_mean.clone()
-    with model.published() as net:
-        found = net.body[2].running_mean.clone()
-        seen = [net.body[:2](batch['lq']).mean((0, 2, 3)) for _ in range(3) for batch in loader(opt, 'train')][:3]
-    assert torch.allclose(found, torch.stack(seen).mean(0), atol=0.05)
-    assert not torch.equal(found, trained) and torch.equal(model.net_g.body[2].running_mean, trained)
-
-
 def test_an_average_is_made_once_a_validation_in_processes_without_a_picture_too(
     pictures, tmp_path, pretrained, monkeypatch
 ):
@@ -369,7 +351,7 @@ def run(folder, name, **changes):
     changes = {'datasets__train__num_worker_per_gpu': 0, 'train__ema_decay': None, **changes}
     changes = {'network_g': {'type': 'TwoConvs'}, 'train__total_iter': 12, 'val__val_freq': 2, **changes}
     changes = {'logger__save_checkpoint_freq': 1, 'logger__save_best': None, **changes}
-    file = faults.write_options(folder, name, 'SRModel', **changes)
+    file = faults.write_options(folder, name, changes.pop('model_type', 'SRModel'), **changes)
     args = Namespace(opt=str(file), set=[], launcher='none', auto_resume=False, local_rank=0, debug=False)
     train_pipeline(str(folder), args)
     experiment = folder / 'experiments' / name
