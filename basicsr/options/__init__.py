@@ -1,1 +1,1 @@
-"""What may stand in an option file, and what a run makes of one."""
+"""Option files: which keys they may have, and how a run reads, checks and resolves them."""

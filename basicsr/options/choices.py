@@ -39,11 +39,11 @@ class Choice:
     Attributes:
         word: What it is called in messages.
         registry: Where it is looked up.
-        given: Arguments that the framework gives, and options cannot.
-        more: Keys that the framework itself reads, whatever is chosen.
-        closed: Whether keys beyond the arguments are mistakes although the object takes any, and ignores them.
+        given: Arguments that the framework supplies, and that options cannot set.
+        more: Keys that the framework itself reads, whichever class is chosen.
+        closed: Whether unknown keys are mistakes even though the object accepts and ignores any.
         inherited: Arguments that the framework takes from elsewhere in the options where the section lacks them.
-        whole: Whether classes may take their section as it stands, see `takes_whole_section`.
+        whole: Whether classes may take their whole section as one argument, see `takes_whole_section`.
     """
 
     word: str
@@ -56,7 +56,7 @@ class Choice:
 
 
 _OTHER_STEPS = ('Optimizer', 'LBFGS', 'SparseAdam')
-"""What wants more of a training loop than gradients: a closure, sparse gradients."""
+"""Optimizers that need more from a training loop than gradients: a closure, sparse gradients."""
 
 
 def _optimizers() -> Registry:
@@ -68,7 +68,7 @@ def _optimizers() -> Registry:
 
 
 class AnyMetric(Section):
-    """What the framework reads beside any metric's arguments."""
+    """Keys that the framework reads in addition to a metric's own arguments."""
 
     better: Literal['higher', 'lower'] = option(
         None, 'Which values are better. Default: lower for NIQE, LPIPS and DISTS, else higher.'
@@ -76,28 +76,28 @@ class AnyMetric(Section):
 
 
 class AnyOptimizer(Section):
-    """What the framework reads beside any optimizer's arguments."""
+    """Keys that the framework reads in addition to an optimizer's own arguments."""
 
     lr: Real(above=0) = option(..., 'Learning rate.')
 
 
 class AnyDataset(Section):
-    """What loader and pipeline read beside the arguments of any data set."""
+    """Keys that the loader and the pipeline read in addition to a data set's own arguments."""
 
-    name: str = option(None, 'What it is called in tables and folders. Default: the name of the section.')
-    use_shuffle: bool = option(True, 'Training: shuffle, where no sampler does.')
-    batch_size_per_gpu: Whole(1) = option(None, 'Training: samples of a batch in each process.')
-    num_worker_per_gpu: Whole(0) = option(None, 'Processes that load samples, for each training process.')
-    dataset_enlarge_ratio: Whole(1) = option(1, 'Training: how often an epoch shows each sample.')
-    prefetch_mode: Literal['cpu', 'cuda'] = option(None, 'Load ahead: cpu by a thread, cuda to the GPU.')
-    num_prefetch_queue: Whole(1) = option(1, 'Batches that prefetch_mode cpu loads ahead.')
-    pin_memory: bool = option(False, 'Page-locked memory, from which copies to a GPU are faster.')
-    persistent_workers: bool = option(False, 'Keep the loading processes from epoch to epoch.')
+    name: str = option(None, 'Its name in tables and folders. Default: the name of the section.')
+    use_shuffle: bool = option(True, 'Training: shuffle, unless a sampler does.')
+    batch_size_per_gpu: Whole(1) = option(None, 'Training: samples per batch in each process.')
+    num_worker_per_gpu: Whole(0) = option(None, 'Loading processes per training process.')
+    dataset_enlarge_ratio: Whole(1) = option(1, 'Training: how many times each sample appears in an epoch.')
+    prefetch_mode: Literal['cpu', 'cuda'] = option(None, 'Prefetching: cpu uses a thread, cuda copies to the GPU.')
+    num_prefetch_queue: Whole(1) = option(1, 'Number of batches that prefetch_mode cpu keeps ready.')
+    pin_memory: bool = option(False, 'Use page-locked memory, which is faster to copy to a GPU.')
+    persistent_workers: bool = option(False, 'Keep the loading processes alive between epochs.')
     seen: bool = option(False, 'Test set of the training camera: left out of the mean of the unseen.')
 
 
 class _Criteria(Registry):
-    """What layers are scored by, as `ldt` knows it; and `prefix`, where names say which layers are unstable."""
+    """The scoring criteria of `ldt`, plus `prefix`, which picks unstable layers by name."""
 
     def keys(self) -> list[str]:
         return [*ldt.CRITERIA, 'prefix']
@@ -120,11 +120,11 @@ CHOICES = {
 }
 
 WHOLE_SECTION_PATHS = ('dataroot_gt', 'dataroot_lq', 'meta_info', 'meta_info_file')
-"""What is taken for a path in the section of a data set that takes it as it stands."""
+"""Keys treated as paths in the section of a data set that takes its whole section."""
 
 
 def check_filled() -> None:
-    """What can be chosen is known once the packages that define it are imported; an empty registry is a bug."""
+    """Assert that no registry is empty: the packages that fill them must be imported first."""
     for choice in CHOICES.values():
         assert choice.registry.keys(), (
             f'the {choice.registry.name} registry is empty: import basicsr.data and basicsr.models before options '
@@ -148,12 +148,12 @@ def _known(name: str, choice: str) -> str:
 
 
 def NameOf(choice: str) -> Any:
-    """Text that names one of `CHOICES[choice]`."""
+    """The type of text that names one of `CHOICES[choice]`."""
     return Annotated[str, AfterValidator(functools.partial(_known, choice=choice)), ChosenFrom(choice)]
 
 
 def find(choice: str, name: Any) -> Any:
-    """What is called `name`, or None."""
+    """The class or function registered as `name`, or None."""
     try:
         return CHOICES[choice].registry.get(name) if isinstance(name, str) else None
     except KeyError:
@@ -161,14 +161,14 @@ def find(choice: str, name: Any) -> Any:
 
 
 class Chosen(Section):
-    """A section with `type:`; what else may stand there is in `arguments_of(choice, type)`."""
+    """A section with `type:`; its other keys are given by `arguments_of(choice, type)`."""
 
     model_config = ConfigDict(extra='allow')
 
 
 @functools.cache
 def chosen_section(choice: str) -> type[Section]:
-    """The section of which no more is known than what it chooses from."""
+    """The section of which only the kind of choice is known, not the class."""
     more = {name: kind for name, kind in _more(choice) if not kind[1].is_required()}
     section = create_model(f'{choice}Section', __base__=Chosen, type=(NameOf(choice), Field(...)), **more)
     section.choice = choice
@@ -183,7 +183,7 @@ def section_for(choice: str, written: Any) -> type[Section]:
 
 @functools.cache
 def arguments_of(choice: str, factory: Callable) -> type[Section]:
-    """A section whose keys are `type` and the arguments of `factory`, as its signature and docstring have them.
+    """A section whose keys are `type` and the arguments of `factory`, taken from its signature and docstring.
 
     An attribute `check_options` of `factory` finds mistakes that types do not show, see `Section.rules`.
     """
@@ -202,7 +202,7 @@ def arguments_of(choice: str, factory: Callable) -> type[Section]:
 
 
 def _arguments(known: Choice, factory: Callable) -> tuple[dict[str, Any], bool]:
-    """(a field for each argument that options may give, whether there may be others)."""
+    """(a field for each argument that options may set, whether other keys are allowed)."""
     fields, described, is_open = {}, described_arguments(factory), False
     for index, parameter in enumerate(parameters_of(factory)):
         name, default = parameter.name, parameter.default
@@ -226,7 +226,7 @@ def _more(choice: str) -> Iterator[tuple[str, tuple[Any, Any]]]:
 
 
 def takes_whole_section(factory: Callable) -> bool:
-    """Whether a class takes its section as it stands, as its one required argument `opt`: BasicSR's data sets do."""
+    """Whether a class takes its whole section as its one required argument `opt`, as BasicSR's data sets do."""
     kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     required = [one.name for one in parameters_of(factory) if one.default is one.empty and one.kind not in kinds]
     return required == ['opt']
@@ -252,7 +252,7 @@ _PathText = Annotated[str, Said('a path', 'paths')]
 
 
 def simple(annotation: Any) -> Any:
-    """The type of the values that YAML can give to an argument with this annotation; `Any` where that is not known."""
+    """The type of the values that YAML can give to an argument with this annotation; `Any` if unknown."""
     plain = {int: Whole(), float: Real(), bool: bool, str: str, list: list, tuple: list, dict: dict}
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
@@ -285,14 +285,14 @@ def _simple_union(kinds: Iterable[Any]) -> Any:
     if _PathText in members:
         members = [one for one in members if one is not str]
     sections = [one for one in members if inspect.isclass(one) and issubclass(one, Section)]
-    if sections and set(members) <= {None, *sections}:  # `~` is a key left out, so that None goes without saying
+    if sections and set(members) <= {None, *sections}:  # `~` leaves a key out, so None need not be mentioned
         return sections[0] if len(sections) == 1 else dict
     return Union[tuple(members)]  # noqa: UP007
 
 
 @functools.cache
 def _typed_section(kind: type) -> type[Section]:
-    """A TypedDict as a section: its keys, of which `Attributes:` says what they are."""
+    """A TypedDict as a section; the descriptions of its keys come from `Attributes:`."""
     described, hints = described_arguments(kind, 'Attributes'), typing.get_type_hints(kind, include_extras=True)
     defaults = {key: ... if key in kind.__required_keys__ else None for key in hints}
     fields = {

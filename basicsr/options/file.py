@@ -1,4 +1,4 @@
-"""Reading option files: YAML, `_base_` to inherit, changes from the command line; and where everything stands."""
+"""Reading option files: YAML, inheritance by `_base_`, overrides from the command line; and where each value is."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Places = dict[Key, str]
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which 1e-4 is a number, and a key that stands twice or a section within itself is a mistake."""
+    """Safe YAML in which 1e-4 is a number, and duplicate keys and sections that contain themselves are mistakes."""
 
     def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -83,7 +83,7 @@ def _read(text: str, source: str) -> tuple[Any, dict[Key, int]]:
     """The value of a YAML text, and the line of each of its parts.
 
     Raises:
-        ValueError: It is no YAML; the message begins with `source` and the line.
+        ValueError: It is not valid YAML; the message begins with `source` and the line.
     """
     try:
         loader = _Loader(text)
@@ -103,20 +103,20 @@ def _read(text: str, source: str) -> tuple[Any, dict[Key, int]]:
 
 
 def yaml_load(f: str | Path) -> Any:
-    """Read an option file, or a YAML text; files that it names under `_base_` come first and are overridden.
+    """Read an option file, or YAML text; it overrides the files that it names under `_base_`.
 
     A section that names another `type` than the base's replaces it; other sections are merged key by key, and a base's
     `imports` come before those of the file.
 
     Args:
-        f: The file; or text that is no file's name and more than a single word or name.
+        f: The file; or YAML text, which must be more than a single word, lest it be taken for a file name.
 
     Returns:
-        The options of a file; of a text whatever it says, its bases being sought from the current folder.
+        The options of a file; of a text, whatever it holds. A text's bases are relative to the current folder.
 
     Raises:
         FileNotFoundError: The file, or a base, is not there.
-        ValueError: No valid YAML, a file without a mapping, or bases that inherit from each other.
+        ValueError: Invalid YAML, a file without a mapping, or bases that inherit from each other.
     """
     if isinstance(f, Path) or os.path.isfile(f):
         return load_options(f)[0]
@@ -127,7 +127,7 @@ def yaml_load(f: str | Path) -> Any:
 
 
 def load_options(path: str | Path) -> tuple[dict, Places]:
-    """Like `yaml_load`; and where each value stands."""
+    """Like `yaml_load`, but also returns where each value was written."""
     return _load(Path(path).resolve(), ())
 
 
@@ -148,7 +148,7 @@ def _load(path: Path, above: tuple[Path, ...]) -> tuple[dict, Places]:
 
 
 def _inherited(opt: dict, lines: dict[Key, int], path: Path, above: tuple[Path, ...]) -> tuple[dict, Places]:
-    """What a file says, with what it inherits."""
+    """The options of a file, merged with those that it inherits."""
     bases = opt.pop('_base_', None) or []
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
@@ -166,7 +166,7 @@ def _inherited(opt: dict, lines: dict[Key, int], path: Path, above: tuple[Path, 
 
 
 def _add_places(places: Places, new: Places, written: dict, merged: dict) -> None:
-    """Add the places of what was written; its `imports` may come after others in `merged`."""
+    """Record where the values were written; their `imports` may come after others in `merged`."""
     own, imports = _as_list(written.get('imports')), _as_list(merged.get('imports'))
     for key, place in new.items():
         if key[:1] == ('imports',) and isinstance(own, list) and isinstance(imports, list):
@@ -177,13 +177,13 @@ def _add_places(places: Places, new: Places, written: dict, merged: dict) -> Non
 
 
 def _shown(path: Path) -> str:
-    """The path as it is shortest from here."""
+    """The path relative to the current folder if it lies inside, else as it is."""
     relative = os.path.relpath(path)
     return str(path) if relative.startswith('..') else relative
 
 
 def merge(base: dict, over: dict) -> dict:
-    """The options of `base` with those of `over`, which has the last word; `imports` of both are kept."""
+    """The options of `base` overridden by those of `over`; the `imports` of both are kept."""
     merged = _merge(base, over)
     first, then = _as_list(base.get('imports')), _as_list(over.get('imports'))
     if isinstance(first, list) and isinstance(then, list):
@@ -210,11 +210,11 @@ def override(opt: dict, assignments: Iterable[str], places: Places | None = None
 
     Args:
         opt: The options.
-        assignments: `a.b=value` each.
-        places: Learns where the values come from.
+        assignments: Each of the form `a.b=value`.
+        places: Updated with where the values come from.
 
     Raises:
-        ValueError: No `=`, a value that is no YAML, or a path through something that is no section.
+        ValueError: No `=`, a value that is not valid YAML, or a path through something that is not a section.
     """
     places = {} if places is None else places
     for assignment in assignments:
@@ -242,5 +242,5 @@ def override(opt: dict, assignments: Iterable[str], places: Places | None = None
 
 
 def place_of(places: Places, key: Key) -> str:
-    """Where the value at `key` was written, or else what is nearest above it; '' where nothing is known."""
+    """Where the value at `key` was written, or else its nearest parent; '' if unknown."""
     return next((places[key[:end]] for end in range(len(key), -1, -1) if key[:end] in places), '')

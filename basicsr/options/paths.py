@@ -1,4 +1,4 @@
-"""Paths among the arguments of what `type:` chooses: where relative ones start, and which are missing."""
+"""Paths among the arguments of the classes that `type:` chooses: resolving relative ones, finding missing ones."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from basicsr.options.types import Section, fields_of, is_section, sections_by_na
 
 
 def resolved(root: Path, path: str, option: str) -> str:
-    """`path`, which starts at `root` where it is relative.
+    """`path`, relative to `root` unless it is absolute.
 
     Raises:
-        ValueError: It begins with `~user`, and there is no such user; the message has `option`.
+        ValueError: It begins with `~user`, and there is no such user; the message names `option`.
     """
     try:
         return str(root / Path(path).expanduser())
@@ -24,7 +24,7 @@ def resolved(root: Path, path: str, option: str) -> str:
 
 
 def resolve_arguments(opt: dict, root: Path) -> None:
-    """Let the relative paths of every section with a `type` start at `root`, in place."""
+    """Resolve the relative paths of every section with a `type` against `root`, in place."""
     for option, section, key in _path_arguments(opt):
         value = section[key]
         if isinstance(value, str):
@@ -38,7 +38,7 @@ def resolve_arguments(opt: dict, root: Path) -> None:
 
 
 def missing_arguments(opt: dict) -> list[str]:
-    """What the paths of sections with a `type` name, and is not there: `network_g.checkpoint: <path>`."""
+    """The missing files and folders that sections with a `type` name: `network_g.checkpoint: <path>`."""
     missing = []
     for option, section, key in _path_arguments(opt):
         several = isinstance(section[key], list | tuple)
@@ -49,7 +49,7 @@ def missing_arguments(opt: dict) -> list[str]:
 
 
 def _path_arguments(opt: dict) -> Iterator[tuple[str, dict, str]]:
-    """(option, section, key) of each argument that is there and may be a path."""
+    """(option, section, key) of each argument that is set and may be a path."""
     for name, choice, section in _chosen(options_section(), opt, ''):
         factory = find(choice, section.get('type'))
         for key in path_arguments(choice, factory) if factory else ():
@@ -58,7 +58,7 @@ def _path_arguments(opt: dict) -> Iterator[tuple[str, dict, str]]:
 
 
 def _chosen(kind: type[Section], written: dict, above: str) -> Iterator[tuple[str, str, dict]]:
-    """(option, what it chooses from, the section) of each section with a `type`."""
+    """(option, choice, section) of each section with a `type`."""
     fields = fields_of(kind)
     for key, below in written.items():
         if isinstance(below, dict):

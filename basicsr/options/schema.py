@@ -20,7 +20,7 @@ from basicsr.options.types import Belongs, List, Real, Section, Whole, option
 from basicsr.utils.registry import STRATEGY_REGISTRY
 
 OWN_MODELS = ('SRModel', 'SwinIRModel', 'MambaIRModel', 'LDTModel')
-"""Models whose keys are all in this file; others may read more of `train`, `val`, `path` and the top level."""
+"""Models whose keys are all in this file; others may read further keys of `train`, `val`, `path` and the top level."""
 
 Network = chosen_section('arch')
 Dataset = chosen_section('dataset')
@@ -45,27 +45,27 @@ class Path(Section):
     open_to_users = True
     users_keys = {
         r'pretrain_network_\w+': (str, 'Weights of that network of the model.'),
-        r'param_key_\w+': (str, 'Which weights of its file.'),
+        r'param_key_\w+': (str, 'Key of the weights in that file.'),
         r'strict_load_\w+': (bool, 'Refuse weights that do not fit that network exactly.'),
     }
 
-    pretrain_network_g: str = option(None, 'Weights to start from, or to test.')
-    pretrain_opt: str = option(None, 'Option file that is trained first where pretrain_network_g is missing.')
+    pretrain_network_g: str = option(None, 'Weights to start from or to test.')
+    pretrain_opt: str = option(None, 'Option file that is trained first if pretrain_network_g is missing.')
     strict_load_g: bool = option(True, 'Refuse weights that do not fit the network exactly.')
-    param_key_g: str = option('params', 'Which weights of the file: params, or params_ema, the moving average.')
-    resume_state: str = option(None, 'Training state to go on from: training_states/<iter>.state.')
+    param_key_g: str = option('params', 'Key of the weights in the file: params, or params_ema for the moving average.')
+    resume_state: str = option(None, 'Training state to resume from: training_states/<iter>.state.')
     ignore_resume_networks: List(str) | str = option(
-        None, 'Networks (network_d) that a resumed run does not load from models/, where its model uses check_resume.'
+        None, 'Networks (network_d) that a resumed run does not load from models/, if its model uses check_resume.'
     )
-    output_root: str = option(None, 'Folder of experiments/, results/ and tb_logger/. Default: the project.')
+    output_root: str = option(None, 'Folder for experiments/, results/ and tb_logger/. Default: the project folder.')
 
 
 class Compared(Section):
     """compare.<label>"""
 
     pretrain_network_g: str = option(None, 'Its weights.')
-    pretrain_opt: str = option(None, 'Training: option file that is trained first where pretrain_network_g is missing.')
-    param_key_g: str = option('params', 'Which weights of the file.')
+    pretrain_opt: str = option(None, 'Training: option file that is trained first if pretrain_network_g is missing.')
+    param_key_g: str = option('params', 'Key of the weights in the file.')
     strict_load_g: bool = option(True, 'Refuse weights that do not fit the network exactly.')
     network_g: Network = option(None, 'The network and its arguments. Default: that of the file.')
 
@@ -82,23 +82,23 @@ class Train(Section):
     users_keys = {
         r'optim_\w+': (Optimizer, 'Optimizer of another network of the model.'),
         r'\w+_opt': (Loss, 'Another loss of the model, for example gan_opt.'),
-        'net_d_iters': (Whole(1), 'Iterations from one step of net_g to the next.'),
-        'net_d_init_iters': (Whole(0), 'Iterations in which net_d trains alone at the beginning.'),
+        'net_d_iters': (Whole(1), 'Train net_g every n-th iteration.'),
+        'net_d_init_iters': (Whole(0), 'Initial iterations in which net_d alone is trained.'),
     }
 
     total_iter: Whole(1) = option(None, 'Iterations of the run.')
-    warmup_iter: Whole(-1) = option(-1, 'Iterations in which the rate rises linearly from zero; -1: none.')
+    warmup_iter: Whole(-1) = option(-1, 'Iterations over which the learning rate rises linearly from zero; -1: none.')
     optim_g: Optimizer = option(None, 'The optimizer, one of torch.optim, and its arguments.')
-    scheduler: Scheduler = option(None, 'How the learning rate falls. Default: it stays.')
+    scheduler: Scheduler = option(None, 'Learning rate schedule. Default: constant.')
     pixel_opt: Loss = option(None, 'The loss and its arguments.')
-    perceptual_opt: Loss = option(None, 'A loss on features beside it or in its place, for example PerceptualLoss.')
-    amp: Literal['bf16', 'fp16'] = option(None, 'Mixed precision: networks compute in half precision.')
-    grad_clip_norm: Real(above=0) = option(None, 'Gradients of a larger norm are scaled down to it.')
-    accumulate: Whole(1) = option(1, 'Batches whose gradients make one step.')
+    perceptual_opt: Loss = option(None, 'A loss on features, with or instead of pixel_opt, for example PerceptualLoss.')
+    amp: Literal['bf16', 'fp16'] = option(None, 'Mixed precision: networks run in this half-precision type.')
+    grad_clip_norm: Real(above=0) = option(None, 'Maximum norm of the gradients; larger ones are scaled down.')
+    accumulate: Whole(1) = option(1, 'Batches whose gradients are accumulated for each step.')
     compile: bool = option(False, 'Compile the network with torch.compile.')
-    channels_last: bool = option(False, 'Lay tensors out as NHWC, which convolutions in half precision like.')
+    channels_last: bool = option(False, 'Use the NHWC memory layout, which speeds up half-precision convolutions.')
     max_bad_steps: Whole(0) = option(
-        10, 'Steps in a row that are skipped because a loss or gradient is NaN or infinite, before the run ends.'
+        10, 'Consecutive steps that may be skipped for a NaN or infinite loss or gradient before the run ends.'
     )
 
     @classmethod
@@ -123,21 +123,19 @@ class Val(Section):
 
     open_to_users = True
 
-    val_freq: Whole(1) = option(None, 'Training: iterations from one validation to the next. Default: none.')
-    save_img: bool = option(False, "Write the network's pictures.")
-    suffix: str = option(None, "Testing: end of the pictures' names. Default: name.")
-    metrics: dict[str, Metric] = option(None, 'By name: what is measured.')
-    tile_size: Whole(0) = option(
-        200, 'About the side of the tiles in pixels of lq in which large pictures are run; 0: whole.'
-    )
-    tile_overlap: Real(least=0, below=1) = option(0.1, 'Margin of a tile, as a share of its side.')
+    val_freq: Whole(1) = option(None, 'Training: iterations between validations. Default: no validation.')
+    save_img: bool = option(False, "Save the network's output pictures.")
+    suffix: str = option(None, "Testing: suffix of the saved pictures' names. Default: name.")
+    metrics: dict[str, Metric] = option(None, 'Metrics to compute, by name.')
+    tile_size: Whole(0) = option(200, 'Approximate side of the tiles for large pictures, in pixels of lq; 0: no tiles.')
+    tile_overlap: Real(least=0, below=1) = option(0.1, 'Margin of a tile, as a fraction of its side.')
     tile_mode: Literal['official', 'blended'] = option(
         'official',
-        'official drops the margins, as MambaIR does; blended fades tiles into each other over half of them.',
+        'official drops the margins, as MambaIR does; blended fades tiles into each other over half of each margin.',
     )
-    selfensemble_testing: bool = option(False, "Testing: average over a picture's eight flips and turns.")
+    selfensemble_testing: bool = option(False, "Testing: average over a picture's eight flips and rotations.")
     patchwise_testing: bool = option(
-        False, 'Run pictures in tiles, see tile_size; MambaIRModel and LDTModel do that anyway.'
+        False, 'Run pictures in tiles, see tile_size; MambaIRModel and LDTModel always do.'
     )
     pbar: bool = option(True, 'Show a progress bar.')
 
@@ -150,21 +148,21 @@ class Val(Section):
 class Wandb(Section):
     """logger.wandb"""
 
-    project: str = option(None, 'Project of Weights & Biases; default: not used.')
-    resume_id: str = option(None, 'Id of a run to go on with.')
+    project: str = option(None, 'Weights & Biases project. Default: not used.')
+    resume_id: str = option(None, 'ID of a run to resume.')
 
 
 class Logger(Section):
     """logger"""
 
-    print_freq: Whole(1) = option(100, 'Iterations from one line of the log to the next.')
+    print_freq: Whole(1) = option(100, 'Iterations between lines of the log.')
     save_checkpoint_freq: Whole(1) = option(
-        None, 'Iterations from one checkpoint with its training state to the next. Default: none but the last weights.'
+        None, 'Iterations between checkpoints with their training states. Default: only the final weights are saved.'
     )
-    save_best: str = option(None, 'One of val.metrics: the best network by it is kept as net_g_best.pth.')
-    keep_checkpoints: Whole(1) = option(None, 'How many of the newest checkpoints are kept. Default: all.')
-    use_tb_logger: bool = option(False, 'Write curves and pictures for TensorBoard.')
-    wandb: Wandb = option(None, 'Weights & Biases, which follows TensorBoard.')
+    save_best: str = option(None, 'One of val.metrics, by which the best network is kept as net_g_best.pth.')
+    keep_checkpoints: Whole(1) = option(None, 'Number of most recent checkpoints to keep. Default: all.')
+    use_tb_logger: bool = option(False, 'Log curves and pictures to TensorBoard.')
+    wandb: Wandb = option(None, 'Weights & Biases; it mirrors what TensorBoard gets.')
 
     @classmethod
     def rules(cls, given: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -175,9 +173,9 @@ class Logger(Section):
 class DistParams(Section):
     """dist_params"""
 
-    backend: Literal['nccl', 'gloo'] = option('nccl', 'How processes talk; gloo where there is no GPU.')
-    port: Whole(1, 65535) = option(29500, 'Port of the first process, for Slurm.')
-    timeout: Real(above=0) = option(1800, 'Seconds that a process waits for the others.')
+    backend: Literal['nccl', 'gloo'] = option('nccl', 'Communication backend; gloo without a GPU.')
+    port: Whole(1, 65535) = option(29500, 'Port of the rank 0 process, for Slurm.')
+    timeout: Real(above=0) = option(1800, 'Timeout in seconds when waiting for other processes.')
 
 
 class Options(Section):
@@ -195,15 +193,15 @@ class Options(Section):
         ..., 'The class that trains and tests: SRModel, MambaIRModel, LDTModel, or one of your own.'
     )
     scale: Whole(1) = option(None, 'Ratio of the sizes of gt and lq.')
-    num_gpu: Literal['auto'] | Whole(0) = option('auto', 'GPUs to use; 0: the CPU; auto: what is there.')
-    manual_seed: Whole(0, 2**31 - 1) = option(None, 'Seed of all random numbers. Default: a random one, logged.')
-    find_unused_parameters: bool = option(False, 'Distributed: allow weights that take no part in the loss.')
-    data_hint: str = option(None, 'What the message says where data is missing: how to get it.')
-    quickstart_data: str = option(None, "Folder in which the quick start's data is made before a training.")
+    num_gpu: Literal['auto'] | Whole(0) = option('auto', 'Number of GPUs to use; 0: the CPU; auto: all available.')
+    manual_seed: Whole(0, 2**31 - 1) = option(None, 'Random seed. Default: a random one, which is logged.')
+    find_unused_parameters: bool = option(False, 'Distributed: allow weights that do not contribute to the loss.')
+    data_hint: str = option(None, 'How to get the data; shown in the error message if it is missing.')
+    quickstart_data: str = option(None, "Folder in which the quick start's data is generated before training.")
     datasets: dict[str, Dataset] = option(..., 'Data sets: train; val, val_1, …; test, test_1, ….')
     network_g: Network = option(..., 'The network and its arguments.')
-    path: Path = option(None, 'Weights, training states, output.')
-    compare: dict[str, Compared] = option(None, 'By label: networks to stand beside this one in the tables.')
+    path: Path = option(None, 'Paths of weights, training states and output.')
+    compare: dict[str, Compared] = option(None, 'Other networks to include in the tables, by label.')
     train: Train = option(None, 'Training.')
     val: Val = option(None, 'Validation and testing.')
     logger: Logger = option(None, 'Logs and checkpoints.')
@@ -243,7 +241,7 @@ class Options(Section):
 
 
 def options_section() -> type[Section]:
-    """`Options`, in whose section `train` every registered strategy has its keys."""
+    """`Options` with the keys of every registered strategy in the section `train`."""
     return _options_section(tuple(STRATEGY_REGISTRY.keys()))
 
 
@@ -254,9 +252,9 @@ def _options_section(strategies: tuple[str, ...]) -> type[Section]:
 
 
 def _dataset_rules(phase: str, dataset: dict[str, Any], scale: int | None) -> Iterator[tuple[str, str]]:
-    """What the class of a data set finds wrong, which may go by its phase and by the scale of the top level."""
+    """The mistakes that a data set's class finds, given its phase and the top-level scale."""
     factory = find('dataset', dataset.get('type'))
-    scale = scale if isinstance(scale, int) else None  # a section in its place is a mistake that is known
+    scale = scale if isinstance(scale, int) else None  # a section in its place has been reported already
     if factory is None or takes_whole_section(factory):
         return
     if scale is None and dataset.get('scale') is None and is_needed(factory, 'scale'):
@@ -282,7 +280,7 @@ READ_BY_OTHERS = {
         r'(l1|percep|gan)_gt_usm|queue_size|\w+_(prob|range)2?': 'models that degrade pictures by themselves',
     },
 }
-"""Keys of BasicSR's models that are not here, by section and pattern: who reads them."""
+"""Keys of BasicSR's models that have no counterpart here, by section and pattern: which models read them."""
 LABELS_OF_TRAINING = ('bicubic', 'before', 'after')
 """Rows of the table at the end of a training, beside those of `compare`."""
 NEEDED_FOR_TRAINING = {

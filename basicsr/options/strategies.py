@@ -1,4 +1,4 @@
-"""What registered strategies declare, read for the schema, for `--check`, and for messages."""
+"""The declarations of registered strategies, as the schema, `--check` and messages need them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def with_strategies(train: type[Section]) -> type[Section]:
 
 
 def train_options(opt: Mapping[str, Any]) -> dict[str, Any]:
-    """The section `train` with what the model brings of itself: `LDTModel` has a `train.ldt`."""
+    """The section `train` with what the model adds by default: `LDTModel` has a `train.ldt`."""
     section = opt.get('train')
     written = {key: value for key, value in section.items() if value is not None} if isinstance(section, dict) else {}
     name = opt.get('model_type')
@@ -30,7 +30,7 @@ def train_options(opt: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def asked_strategies(train: Mapping[str, Any]) -> dict[str, type]:
-    """The strategies that the section `train` asks for, by the key that asks, in the order of the registry."""
+    """The strategies that the section `train` selects, by the key that selects them, in registry order."""
     asked = {}
     for _, strategy in STRATEGY_REGISTRY:
         key = strategy.asked_by(train)
@@ -40,7 +40,7 @@ def asked_strategies(train: Mapping[str, Any]) -> dict[str, type]:
 
 
 def conflicts(train: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Strategies that do not go together, as (key within `train`, reason)."""
+    """Incompatible strategies, as (key within `train`, reason)."""
     for (key, one), (other_key, other) in combinations(asked_strategies(train).items(), 2):
         if other.name in one.not_with:
             yield key, f'not with {other_key}: {one.not_with[other.name]}'
@@ -51,21 +51,21 @@ def conflicts(train: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def mistakes(train: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """All that is wrong with the strategies of the section `train`, as (key within it, message)."""
+    """All mistakes in the strategies of the section `train`, as (key within it, message)."""
     yield from conflicts(train)
     for strategy in asked_strategies(train).values():
         yield from strategy.check_train(train)
 
 
 def needed(opt: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What the strategies of a training lack in the options, as (dotted key, why)."""
+    """Options that the strategies of a training need and do not find, as (dotted key, why)."""
     sections = {key: opt[key] for key in ('path', 'val', 'datasets') if isinstance(opt.get(key), dict)}
     for strategy in asked_strategies(train_options(opt)).values():
         yield from strategy.needs(sections)
 
 
 def without_effect(opt: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Keys that strategies do not read as the other options are, as (dotted key, message)."""
+    """Keys that have no effect, given the other options, as (dotted key, message)."""
     train = train_options(opt)
     for strategy in asked_strategies(train).values():
         yield from strategy.without_effect({**opt, 'train': train})

@@ -1,4 +1,4 @@
-"""What the sections of an option file are made of: types of values, how they are said in words, and `Section`."""
+"""Building blocks of the schema: types of values, their descriptions in words, and `Section`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _whole(value: Any) -> Any:
 
 
 def Whole(least: int | None = None, most: int | None = None) -> Any:
-    """Whole numbers from `least` to `most`; 5e3 is one."""
+    """Whole numbers from `least` to `most`; 5e3 counts as one."""
     return Annotated[(int, BeforeValidator(_whole), *_limits(Ge=least, Le=most))]
 
 
@@ -46,13 +46,13 @@ def _limits(**values: float | None) -> list[Any]:
 
 
 def List(item: Any, least: int | None = None, most: int | None = None) -> Any:
-    """Lists of so many items."""
+    """Lists with a given number of items."""
     return Annotated[list[item], limits.Len(least or 0, most)] if least or most else list[item]
 
 
 @dataclass(frozen=True)
 class Said:
-    """Marks a type that `in_words` would call by too plain a name."""
+    """Gives a type a better name than `in_words` would find for it."""
 
     one: str
     several: str
@@ -65,7 +65,7 @@ Share = Annotated[
     Said('a share of train.total_iter such as 5%', 'shares of train.total_iter such as 5%'),
 ]
 Time = Real(least=1) | Share
-"""A length of time: so many iterations, or a share of the run. `iterations` makes a number of it."""
+"""A length of time: a number of iterations, or a share of the run. `iterations` converts it to a number."""
 
 
 def iterations(time: float | str, total_iter: int) -> float:
@@ -75,7 +75,7 @@ def iterations(time: float | str, total_iter: int) -> float:
 
 @dataclass(frozen=True, init=False)
 class NotYet:
-    """Marks values that are planned, and refused as such until they are there: some, or all numbers above one."""
+    """Marks values that are planned but not implemented, and refused as such: some, or all numbers above one."""
 
     values: tuple[Any, ...]
     above: float | None
@@ -91,7 +91,7 @@ class NotYet:
 
 @dataclass(frozen=True)
 class Belongs:
-    """Marks a key that some files carry at a wrong level; `to` is the right one."""
+    """Marks a key that some files have at the wrong level; `to` is the right one."""
 
     to: str
 
@@ -100,24 +100,24 @@ def option(default: Any, description: str, alias: str | None = None) -> Any:
     """A key of a section.
 
     Args:
-        default: What counts where the key is left out; `...` for a key that must be there.
+        default: The value if the key is left out; `...` for a required key.
         description: For people, one or two sentences: what it does, unit, range.
-        alias: The key, where it is no name that Python allows.
+        alias: The key, if it is not a valid Python name.
     """
     return Field(default, description=description, alias=alias)
 
 
 class Section(BaseModel):
-    """A section of an option file: fields are its keys. Keys that are no fields are mistakes; `~` is a key left out."""
+    """A section of an option file, with its keys as fields. Other keys are mistakes; `~` means left out."""
 
     model_config = ConfigDict(extra='forbid', strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=())
     open_to_users: ClassVar[bool] = False
-    """Whether models of users may read keys here that nobody else knows."""
+    """Whether users' models may read keys here that the schema does not know."""
     users_keys: ClassVar[dict[str, tuple[Any, str]]] = {}
-    """Keys that models of users usually read, by pattern: type and description. They are checked where such a model is
+    """Keys that users' models commonly read, by pattern: type and description. They are checked if such a model is
     chosen."""
     choice: ClassVar[str | None] = None
-    """What `type:` chooses from, in a section that has one."""
+    """The entry of `CHOICES` that `type:` chooses from, if the section has one."""
 
     @model_validator(mode='before')
     @classmethod
@@ -128,16 +128,16 @@ class Section(BaseModel):
 
     @classmethod
     def rules(cls, given: dict[str, Any]) -> Iterator[tuple[str, str]]:
-        """Mistakes that take more than one key to see, as (dotted key within the section, message).
+        """Mistakes that involve more than one key, as (dotted key within the section, message).
 
         Args:
-            given: The keys that are there and right in themselves.
+            given: The keys that are set and valid on their own.
         """
         return iter(())
 
 
 def fields_of(section: type[Section]) -> dict[str, tuple[str, FieldInfo]]:
-    """By key: attribute and field."""
+    """(attribute, field) of each key."""
     return {field.alias or name: (name, field) for name, field in section.model_fields.items()}
 
 
@@ -156,13 +156,13 @@ def is_section(annotation: Any) -> bool:
 
 
 def sections_by_name(annotation: Any) -> type[Section] | None:
-    """X where the annotation is dict[str, X] and X a section."""
+    """X if the annotation is dict[str, X] and X is a section."""
     arguments = get_args(annotation)
     return arguments[1] if get_origin(annotation) is dict and is_section(arguments[1]) else None
 
 
 def takes_nothing(field: FieldInfo) -> bool:
-    """Whether `~` is a value of its own, or the default anyway."""
+    """Whether None is a valid value, or the default anyway."""
     whole = get_args(field.annotation) if get_origin(field.annotation) in (Union, types.UnionType) else ()
     return not field.is_required() and (field.default is None or field.annotation is Any or type(None) in whole)
 
@@ -192,7 +192,7 @@ def _plain(value: Any, written: Any) -> Any:
 
 
 def in_words(annotation: Any, metadata: Iterable[Any] = (), many: bool = False) -> str:
-    """What a value of this type is, for example 'a whole number of at least 1'; with `many`, several of them."""
+    """A type in words, for example 'a whole number of at least 1'; plural with `many`."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return in_words(arguments[0], arguments[1:], many)

@@ -1,1 +1,1 @@
-"""Claims as commands: grids of trainings and tests, and the tables that come of them."""
+"""Claims as commands: grids of training and test runs, and the tables made from them."""

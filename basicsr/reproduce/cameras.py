@@ -1,4 +1,4 @@
-"""Any folder of `<camera>/{LR,HR}` as the data of a grid: train on one camera, test on the others."""
+"""Data of a grid from any folder of `<camera>/{LR,HR}`: train on one camera, test on the others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from basicsr.utils.misc import write_text
 
 
 def find_cameras(data: Path) -> list[str]:
-    """The folders of `data` that hold `LR` and `HR`, sorted.
+    """The folders in `data` that contain `LR` and `HR`, sorted.
 
     Raises:
         FileNotFoundError: There is no such folder, or it has no cameras.
@@ -38,24 +38,25 @@ def find_cameras(data: Path) -> list[str]:
 def prepare_cameras(
     data: Path, source: str, selection: int, scale: int, folder: Path, write: bool = True
 ) -> dict[str, dict]:
-    """Data sets of a grid. Of the source camera's pictures, every so manieth selects, and the others train.
+    """Data sets of a grid. Evenly spaced pictures of the source camera select the checkpoint; the others train.
 
-    Bicubically reduced pictures of the training part are made for the pre-training; lists and these go to `folder`.
+    Bicubically reduced copies of the training pictures are made for pre-training. They and the lists of pictures go to
+    `folder`.
 
     Args:
         data: Folder of `<camera>/{LR,HR}`, pairs with equal names.
         source: The camera to train on.
-        selection: How many of its pictures select.
-        scale: Of the pairs.
+        selection: Number of its pictures that select the checkpoint.
+        scale: Scale of the pairs.
         folder: Where to write.
-        write: Write; otherwise look alone.
+        write: Write the files; otherwise only check the data.
 
     Returns:
         Sections by name: `pretrain`, `train`, `val`, and `test_<camera>` for each of the others.
 
     Raises:
         FileNotFoundError: There are no cameras.
-        ValueError: The source is none of them, has too few pictures, or pictures are unpaired or not to scale.
+        ValueError: The source is not one of them or has too few pictures, or pictures are unpaired or not to scale.
     """
     cameras = find_cameras(data)
     if source not in cameras:
@@ -67,7 +68,7 @@ def prepare_cameras(
     step = len(own) / selection
     chosen = [own[int((index + 0.5) * step)] for index in range(selection)]
     training = [name for name in own if name not in chosen]
-    # What is made of one source and selection is never mistaken for what was made of another.
+    # Files made for one source and selection are never mistaken for those of another.
     folder = folder / f'{source}_{selection}_{_digest([data / source / "HR" / name for name in own])}'
     if write:
         folder.mkdir(parents=True, exist_ok=True)
@@ -85,7 +86,7 @@ def prepare_cameras(
 
 
 def _digest(files: Iterable[Path]) -> str:
-    """Eight letters that change with the files' names and bytes."""
+    """Eight letters that depend on the files' names and contents."""
     digest = hashlib.sha256()
     for file in files:
         digest.update(file.name.encode() + b'\0' + hashlib.sha256(file.read_bytes()).digest())
@@ -102,7 +103,7 @@ def _pictures(camera: Path) -> list[str]:
 
 
 def _reduce(folder: Path, names: list[str], scale: int, output: Path) -> None:
-    """Write bicubically reduced pictures, where they are not there yet."""
+    """Write bicubically reduced pictures, unless they exist already."""
 
     def reduce(name: str) -> None:
         file, made = folder / name, (output / name).with_suffix('.png')

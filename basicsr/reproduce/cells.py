@@ -1,4 +1,4 @@
-"""Running the cells of a grid: each in processes of its own, resumable, never twice at a time."""
+"""Running the cells of a grid: each in its own processes, resumable, never twice at the same time."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ _POLL_SECONDS = 1.0
 
 
 class CellFailed(Exception):
-    """A process of a cell ended with an error; the message has its last lines."""
+    """A process of a cell ended with an error; the message quotes its last lines."""
 
 
 class Cells:
-    """The cells of a grid and their files below its folder.
+    """The cells of a grid and their files in its folder.
 
-    `cells/<name>.json` is what a cell was run with, `<name>.yml` and `<name>_test.yml` its option files, `<name>.log`
-    what its processes printed; `experiments/<name>/` and `results/<name>/` are what they left.
+    `cells/<name>.json` records the options that a cell was run with, `<name>.yml` and `<name>_test.yml` are its option
+    files, and `<name>.log` is the output of its processes. They write to `experiments/<name>/` and `results/<name>/`.
 
     Args:
         grid: The grid.
-        jobs: Cells that run at a time. Several share the processor's cores, and the GPUs, where there are any.
+        jobs: Number of cells that run at a time. They share the processor's cores and the GPUs, if there are any.
     """
 
     def __init__(self, grid: Grid, jobs: int = 1) -> None:
@@ -56,13 +56,13 @@ class Cells:
         self._at_a_time = 1
 
     def is_done(self, cell: Cell) -> bool:
-        """Whether the cell was trained and tested; the pre-training is not tested."""
+        """Whether the cell has been trained and tested; pre-training is not tested."""
         if not cell.test['datasets']:
             return (self._weights(cell) / 'net_g_latest.pth').is_file()
         return (self._results(cell.name) / FILE).is_file()
 
     def is_current(self, cell: Cell) -> bool:
-        """Whether the cell is done, and with the options that it has now."""
+        """Whether the cell is done and was run with its current options."""
         try:
             self.check(cell)
         except ValueError:
@@ -79,10 +79,10 @@ class Cells:
         return self.grid.folder / 'experiments' / cell.name / 'models'
 
     def check(self, cell: Cell) -> None:
-        """Refuse a cell that was begun with other options.
+        """Refuse a cell that was started with other options.
 
         Raises:
-            ValueError: Names the options, and what to do.
+            ValueError: The options differ; the message names them and says what to do.
         """
         file = self.folder / f'{cell.name}.json'
         if not file.is_file():
@@ -90,17 +90,17 @@ class Cells:
         try:
             before = json.loads(file.read_text())
         except ValueError as error:
-            raise ValueError(f'{file} is broken ({error}); --redo runs the cell anew') from error
+            raise ValueError(f'{file} is broken ({error}); --redo runs the cell again') from error
         changed = list(differences(before, cell.record()))
         if changed:
             shown = '\n  '.join(changed[:8] + ([f'and {len(changed) - 8} more'] if len(changed) > 8 else []))
             raise ValueError(
                 f'the cell {cell.name} was run with other options:\n  {shown}\nGive the grid another --name, undo the '
-                'change, or say --redo: what there is is kept under another name, and the cell runs anew'
+                'change, or pass --redo: the old files are kept under another name, and the cell runs again'
             )
 
     def forget(self, cell: Cell) -> None:
-        """Keep the files of a cell under other names, so that it runs anew.
+        """Move the files of a cell aside, so that it runs again.
 
         Raises:
             ValueError: Another process is at work on it.
@@ -115,17 +115,17 @@ class Cells:
                     path.rename(kept)
 
     def run(self, cells: list[Cell], on_done: Callable[[Cell], None] = lambda cell: None) -> dict[str, str]:
-        """Run what is not done, several at a time; a bar shows the iterations of all.
+        """Run the cells that are not done, several at a time; a progress bar counts the iterations of all.
 
         Args:
             cells: The cells, which have been checked.
             on_done: Called after each, in the main thread.
 
         Returns:
-            What went wrong, by cell; the others are done.
+            The error of each cell that failed; the others are done.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C or SIGTERM; running trainings have saved where they are.
+            KeyboardInterrupt: Ctrl-C or SIGTERM; running trainings have saved their state.
         """
         left = [cell for cell in cells if not self.is_done(cell)]
         failed: dict[str, str] = {}
@@ -191,7 +191,7 @@ class Cells:
             self._slots.put(slot)
 
     def published(self, cell: Cell) -> dict[str, str]:
-        """The section `path` of a test: what the training has selected, or else its end."""
+        """The section `path` of a test: the checkpoint that training selected, or else the last one."""
         best = self._weights(cell) / 'net_g_best.pth'
         weights = best if best.is_file() else best.with_name('net_g_latest.pth')
         averaged = cell.train['train'].get('ema_decay') or cell.train['train'].get('ema_time')
@@ -217,7 +217,7 @@ class Cells:
                     [sys.executable, str(ROOT / script), *arguments],
                     stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=self._environment(slot),
                     start_new_session=True,  # Ctrl-C is passed on once, by _stop
-                    pass_fds=[lock],  # held as long as the process lives, even where this one is killed
+                    pass_fds=[lock],  # held as long as the process lives, even if this one is killed
                 )  # fmt: skip
                 self._running[name] = process
         try:
@@ -255,7 +255,7 @@ def _iterations(log: Path) -> int:
 
 @contextmanager
 def _locked(path: Path, name: str) -> Iterator[int]:
-    """Hold a lock that processes started inside inherit.
+    """Hold a lock that child processes started inside inherit.
 
     Raises:
         ValueError: Another process has it.
@@ -272,7 +272,7 @@ def _locked(path: Path, name: str) -> Iterator[int]:
 
 @contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM is treated as Ctrl-C is."""
+    """Inside, SIGTERM acts like Ctrl-C."""
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""What a step of each variant costs: time, memory, and the time of a test."""
+"""The cost of each variant: time and memory of a step, time of a test."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _ALTERNATE_EVERY = 10
 
 
 class _OneBatch:
-    """A training loader as far as scoring and batch statistics want one."""
+    """A stand-in for a training loader, sufficient for scoring and batch statistics."""
 
     sampler = None
 
@@ -58,7 +58,7 @@ class _Trainer:
 
     Args:
         cell: The variant.
-        folder: For its files.
+        folder: Folder for its files.
     """
 
     def __init__(self, cell: Cell, folder: Path) -> None:
@@ -66,7 +66,7 @@ class _Trainer:
         torch.save({'params': build_network(cell.train['network_g']).state_dict()}, weights)
         opt = {**cell.train, 'path': {'pretrain_network_g': str(weights), 'output_root': str(folder)}}
         if opt['model_type'] == 'LDTModel':
-            ldt = {**(opt['train'].get('ldt') or {}), 'scoring_batches': 2}  # a layer of one entry needs two
+            ldt = {**(opt['train'].get('ldt') or {}), 'scoring_batches': 2}  # a layer with a single entry needs two
             opt['train'] = {**opt['train'], 'ldt': ldt}
         options.write_text(dict2str(opt))
         args = argparse.Namespace(opt=str(options), set=[], launcher='none')
@@ -91,9 +91,9 @@ def measure_cost(grid: Grid, command: str, repeats: int = 10) -> str:
     """Measure every variant of a grid; write `table.md` into its folder.
 
     Args:
-        grid: The grid, of which the first seed counts.
-        command: Stands below the table.
-        repeats: Turns.
+        grid: The grid; only its first seed is used.
+        command: Printed below the table.
+        repeats: Number of turns.
 
     Returns:
         The table.
@@ -131,14 +131,14 @@ def measure_cost(grid: Grid, command: str, repeats: int = 10) -> str:
 
 
 def _period(cell: Cell) -> int:
-    """Steps after which what a step costs comes again: an alternating strategy switches twice in it."""
+    """Period, in steps, of the cost of a step: an alternating strategy switches twice per period."""
     section = cell.train['train'].get('ldt') or {}
     alternates = cell.train['model_type'] == 'LDTModel' and section.get('strategy') == 'alternating'
     return 2 * (section.get('alternate_every') or _ALTERNATE_EVERY) if alternates else 1
 
 
 def _peak(cell: Cell, folder: Path, period: int) -> int:
-    """Most bytes of tensors that a training holds, from its network on."""
+    """Peak memory of a training's tensors in bytes, its network included."""
 
     def run() -> None:
         _Trainer(cell, folder).steps(period + 1)
@@ -148,7 +148,7 @@ def _peak(cell: Cell, folder: Path, period: int) -> int:
 
 
 def _by_turns(runs: dict[str, Any], device: str, repeats: int, title: str, per_call: int = 1) -> dict[str, list[float]]:
-    """Seconds of each, one after the other, after a call of each to warm up; a call is `per_call` steps."""
+    """Seconds per step of each, taken in turns after one warm-up call each; a call runs `per_call` steps."""
     times: dict[str, list[float]] = {label: [] for label in runs}
     for run in runs.values():
         run()

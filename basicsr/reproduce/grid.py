@@ -1,4 +1,4 @@
-"""What a grid file describes: variants of an option file, each with several seeds; every pair is a cell."""
+"""Grid files: variants of an option file, each run with several seeds; every pair is a cell."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from basicsr.runs.user_modules import import_user_modules, on_command_line
 from basicsr.utils.registry import did_you_mean
 
 ROOT = Path(__file__).resolve().parents[2]
-"""Of the project, where relative paths in option files start."""
+"""The project's folder, to which paths in option files are relative."""
 PRETRAINING = 'pretraining'
 BICUBIC, BEFORE = 'bicubic', 'pre-trained'
 _FREE = ('num_gpu', 'data_hint', 'logger.print_freq', 'logger.use_tb_logger', 'logger.wandb', 'logger.keep_checkpoints')
-"""Options that change no result, and so may differ in a cell that is used again."""
+"""Options that do not affect results, and so may differ when a cell is reused."""
 _CHECKPOINTS = 10
 
 
 class CamerasSection(Section):
     """cameras"""
 
-    source: str = option(None, 'The camera to train on: a folder of the data.')
-    selection: Whole(1) = option(10, "How many of the source's pictures select the best network.")
+    source: str = option(None, 'The camera to train on: a folder in the data.')
+    selection: Whole(1) = option(10, "Number of the source camera's pictures that select the best network.")
 
 
 class GridSection(Section):
@@ -40,15 +40,17 @@ class GridSection(Section):
 
     name: FolderName = option(..., 'Name of the grid and of its folder.')
     title: str = option(None, 'Heading of the tables.')
-    base: str = option(..., 'Option file that every variant changes, relative to the grid file.')
-    pretrain: str = option(None, 'Option file that is trained once, before all others, and where they begin.')
-    cameras: CamerasSection = option(None, 'Data of --data: folders <camera>/{LR,HR}; otherwise that of the base.')
+    base: str = option(..., 'Option file that every variant is based on, relative to the grid file.')
+    pretrain: str = option(None, 'Option file that is trained once, before all others, and that they start from.')
+    cameras: CamerasSection = option(
+        None, 'Use the data of --data, folders <camera>/{LR,HR}, instead of that of the base.'
+    )
     kind: Literal['quality', 'cost'] = option('quality', 'quality trains and tests; cost measures steps.')
     seeds: List(Whole(0), 1) = option([0, 1, 2], 'Seeds; each variant runs with each.')
-    baseline: str = option(None, 'Variant that the others are compared with. Default: the first.')
-    variants: dict[str, Any] = option(..., 'By label: what each changes of the base.')
-    axis: str = option(None, 'Name of the quantity that the labels are values of, for a plot over it.')
-    set: dict[str, Any] = option(None, 'What all variants change of the base.')
+    baseline: str = option(None, 'Variant to compare the others with. Default: the first.')
+    variants: dict[str, Any] = option(..., 'The changes that each variant makes to the base, by label.')
+    axis: str = option(None, 'Name of the quantity whose values are the labels, for a plot against it.')
+    set: dict[str, Any] = option(None, 'Changes to the base that all variants share.')
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,9 @@ class Cell:
     """One training and its test.
 
     Attributes:
-        name: Of its files.
-        variant, seed: What it is.
-        train: Options of the training, without the unseen cameras; empty where nothing is trained.
+        name: Name of its files.
+        variant, seed: What identifies it in the grid.
+        train: Options of the training, without the unseen cameras; empty if nothing is trained.
         test: Options of the test, but for the checkpoint.
     """
 
@@ -73,7 +75,7 @@ class Cell:
         return self.train['train']['total_iter'] if self.train else 0
 
     def missing(self) -> list[str]:
-        """Folders and files that the options name and that are not there, each with its option."""
+        """Missing folders and files that the options name, each with its option."""
         opt = copy.deepcopy({**self.test, 'datasets': {**self.train.get('datasets', {}), **self.test['datasets']}})
         resolve_datasets(opt, ROOT)
         weights = opt['path'].get('pretrain_network_g')
@@ -81,18 +83,18 @@ class Cell:
         return [*missing_data(opt), *absent]
 
     def record(self) -> dict[str, Any]:
-        """What has to be the same where the cell is used again, as JSON gives it back."""
+        """What must not change if the cell is to be reused, as JSON would return it."""
         kept = json.loads(json.dumps({'train': _without_free(self.train), 'test': _without_free(self.test)}))
         kept['files'] = {path: _content(Path(path)) for opt in (self.train, self.test) for path in _files(opt)}
         return kept
 
 
 def _files(opt: dict) -> Iterator[str]:
-    """Files that options name and whose content decides results: weights, and lists of pictures."""
+    """Files named in the options whose content affects results: weights and lists of pictures."""
     for section in (opt.get('path') or {}, *(opt.get('datasets') or {}).values()):
         for key in ('pretrain_network_g', 'meta_info_file', 'meta_info'):
             files = section.get(key) or []
-            yield from [files] if isinstance(files, str) else files  # a list of names for each of several folders
+            yield from [files] if isinstance(files, str) else files  # one list of names per folder
 
 
 def _content(path: Path) -> str | None:
@@ -108,9 +110,9 @@ class Grid:
         name, title, kind, baseline, axis: As in the file.
         variants: Labels in the file's order.
         cells: Of the variants, by seed.
-        pretraining: The cell that comes first, or None.
-        reference: A cell without training: bicubic interpolation, and the network that all begin with.
-        folder: Where all of it goes.
+        pretraining: The cell that runs first, or None.
+        reference: A cell without training: bicubic interpolation, and the network that all variants start from.
+        folder: Where all output goes.
     """
 
     name: str
@@ -126,10 +128,10 @@ class Grid:
 
 
 def grid_section(path: Path, name: str | None = None) -> tuple[GridSection, Path]:
-    """(what the grid file says, its base file); `name` replaces that of the file.
+    """(the contents of the grid file, its base file); `name` replaces the file's own.
 
     Raises:
-        FileNotFoundError, ValueError: There is no such file; all mistakes in it.
+        FileNotFoundError, ValueError: There is no such file, or it has mistakes, all of which are named.
     """
     written, _ = load_options(path)
     if name is not None:
@@ -150,16 +152,16 @@ def read_grid(
     seeds: Iterable[int] | None = None,
     imports: Iterable[str] = (),
 ) -> Grid:
-    """The cells of a grid, whose options are all checked.
+    """Build the cells of a grid and check all their options.
 
     Args:
         path: The grid file.
-        section: Of `grid_section`.
+        section: Its contents, from `grid_section`.
         folder: Where results go.
         changes: `a.b=value` for every cell; those of the network also for the pre-training.
         datasets: Sections for all cells, by name, in place of those of the files; `pretrain` for the pre-training.
-        seeds: In place of the file's.
-        imports: Modules of users beside those of the option files, for every cell and the pre-training.
+        seeds: Seeds in place of the file's.
+        imports: User modules in addition to those of the option files, for every cell and the pre-training.
 
     Raises:
         FileNotFoundError, ImportError, ValueError: A file is missing; a module cannot be imported; the mistakes of
@@ -188,7 +190,7 @@ def read_grid(
 
 
 def _more_imports(imports: Iterable[str]) -> dict[str, list[str]]:
-    """Options with what the command line imports, which is imported; none where that is nothing."""
+    """Import the modules that the command line names; options that list them, empty if there are none."""
     spelled, _ = import_user_modules(on_command_line(imports, ROOT), ROOT)
     return {'imports': spelled} if spelled else {}
 
@@ -222,7 +224,7 @@ def _pretraining(
 
 
 def _with_data(written: dict, datasets: dict) -> dict:
-    """The data sets of a file, with pictures of another place: what concerns training stays."""
+    """The data sets of a file with their pictures replaced; keys that concern training stay."""
     kept = {'type': 'PairedImageDataset'}
     return {
         phase: {**(written.get(phase.split('_')[0]) or kept), **section}
@@ -254,7 +256,7 @@ def _checked(name: str, label: str, seed: int, opt: dict, folder: Path, changes:
 
 
 def _reference(cell: Cell) -> Cell:
-    """A test of bicubic interpolation, and of the network that training begins with where there is one."""
+    """A test of bicubic interpolation, and of the network that training starts from, if there is one."""
     opt = copy.deepcopy(cell.test)
     bicubic = {'type': 'Bicubic', 'upscale': opt.get('scale') or 1}
     if opt['path'].get('pretrain_network_g'):
@@ -276,7 +278,7 @@ def _without_free(opt: dict) -> dict:
 
 
 def differences(before: Any, now: Any, path: str = '') -> Iterator[str]:
-    """The dotted options in which two records differ, with both values."""
+    """The dotted keys of the options in which two records differ, with both values."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in [*before, *(key for key in now if key not in before)]:
             yield from differences(before.get(key), now.get(key), f'{path}.{key}' if path else str(key))

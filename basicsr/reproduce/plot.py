@@ -22,14 +22,16 @@ def plot_differences(
     title: str = '',
     lower_is_better: bool = False,
 ) -> None:
-    """Intervals of the differences to a baseline: a row a variant, a panel a domain; those beside zero stand out.
+    """Plot intervals of the differences to a baseline: one row per variant, one panel per domain.
+
+    Intervals that exclude zero are highlighted.
 
     Args:
         rows: By variant and domain.
         path: Of the PNG file.
         axis: What the horizontal axes show.
         title: Above the figure.
-        lower_is_better: What counts as a gain, and has the colour of one.
+        lower_is_better: Whether a negative difference counts as a gain, and is coloured as one.
     """
     panels = list(next(iter(rows.values())))
     size = (_COLUMN_INCHES * len(panels) + 1.6, _ROW_INCHES * len(rows) + 1.3)
@@ -60,12 +62,12 @@ def plot_differences(
 
 
 def plot_axis(spreads: Mapping[str, Any], axis: str, metric: str, path: str | os.PathLike, title: str = '') -> None:
-    """A metric over the quantity that labels are values of; labels that are no numbers are horizontal lines.
+    """Plot a metric against the quantity whose values are the labels; other labels become horizontal lines.
 
     Args:
-        spreads: By label, `mean` and `deviation`.
+        spreads: `mean` and `deviation` by label.
         axis: Name of the quantity.
-        metric: Name of the measure.
+        metric: Name of the metric.
         path: Of the PNG file.
         title: Above the figure.
     """

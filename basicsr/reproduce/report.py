@@ -39,12 +39,12 @@ class Spread:
 
 
 class GridResults:
-    """What the finished cells of a grid have measured.
+    """The measurements of a grid's finished cells.
 
     Args:
         variants: By label and seed.
         baseline: Label of the variant that the others are compared with.
-        reference: Of networks that no cell trains, or None.
+        reference: Results of networks that no cell trains, or None.
     """
 
     def __init__(self, variants: dict[str, dict[int, Results]], baseline: str, reference: Results | None) -> None:
@@ -61,7 +61,7 @@ class GridResults:
         return [(domain, [domain]) for domain in self.domains] + average
 
     def spread(self, label: str, domains: Sequence[str], metric: str) -> Spread:
-        """A variant's mean over domains, for each seed; of these, mean and standard deviation."""
+        """Mean and standard deviation, over seeds, of a variant's mean over domains."""
         means = [
             float(np.mean([seed.values(seed.main, domain, metric).mean() for domain in domains]))
             for seed in self.variants[label].values()
@@ -70,7 +70,7 @@ class GridResults:
         return Spread(float(np.mean(means)), deviation, len(means))
 
     def difference(self, label: str, domains: Sequence[str], metric: str) -> Estimate | None:
-        """What a variant has more than the baseline; None for the baseline, or without a seed that both have."""
+        """A variant's difference to the baseline; None for the baseline itself, or if they share no seed."""
         base, own = self.variants.get(self.baseline, {}), self.variants[label]
         seeds = [seed for seed in own if seed in base]
         if label == self.baseline or not seeds:
@@ -89,9 +89,9 @@ class GridResults:
 def paired_estimate(differences: Sequence[np.ndarray]) -> Estimate:
     """The mean over domains, seeds and pictures of paired differences, with a t interval.
 
-    Its variance is that of the seeds' means, plus that of the pictures' means within each domain; a few seeds make a
-    bootstrap over them far too narrow. The degrees of freedom are those of Welch and Satterthwaite. Seeds are the same
-    in all domains. With one seed, the seeds' part is left out.
+    Its variance is that of the seeds' means plus that of the pictures' means within each domain; with only a few seeds,
+    bootstrap intervals over them would be far too narrow. The degrees of freedom are those of Welch and Satterthwaite.
+    Seeds are the same in all domains. With one seed, the seeds' part is left out.
 
     Args:
         differences: For each domain, (seeds, pictures).
@@ -116,7 +116,7 @@ def paired_estimate(differences: Sequence[np.ndarray]) -> Estimate:
 
 
 def collect(grid: Grid, cells: Cells) -> GridResults | None:
-    """The results of the cells that are done, and were run with the options of the grid; None where none is."""
+    """The results of the cells that are done and were run with the grid's options; None if there are none."""
     variants: dict[str, dict[int, Results]] = {label: {} for label in grid.variants}
     for cell in grid.cells:
         if cells.is_current(cell):
@@ -126,7 +126,7 @@ def collect(grid: Grid, cells: Cells) -> GridResults | None:
 
 
 def mean_rows(found: GridResults, metric: str) -> tuple[list[str], list[list[str]]]:
-    """A row a network or variant, a column a domain: the means over seeds."""
+    """One row per network or variant, one column per domain: the means over seeds."""
     rows = []
     if found.reference:
         for network in found.reference.networks:
@@ -142,7 +142,7 @@ def mean_rows(found: GridResults, metric: str) -> tuple[list[str], list[list[str
 
 
 def difference_rows(found: GridResults, metric: str) -> tuple[list[str], list[list[str]]]:
-    """A row a variant but the baseline, a column a domain: paired differences."""
+    """One row per variant except the baseline, one column per domain: paired differences."""
     rows = []
     for label in found.variants:
         cells = [found.difference(label, domains, metric) for _, domains in found.columns()]
@@ -164,7 +164,7 @@ def _decimals(mean: float) -> int:
 
 
 def tables(found: GridResults) -> Iterator[tuple[list[str], list[list[str]]]]:
-    """For each metric, the means and the differences."""
+    """The means and the differences for each metric."""
     for metric in found.metrics:
         yield mean_rows(found, metric)
         differences = difference_rows(found, metric)
@@ -173,7 +173,7 @@ def tables(found: GridResults) -> Iterator[tuple[list[str], list[list[str]]]]:
 
 
 def markdown(grid: Grid, found: GridResults, command: str) -> str:
-    """The tables, and below them how they were made and which cells are missing."""
+    """The tables, followed by how they were made and which cells are missing."""
     missing = found.missing(grid)
     parts = [f'# {grid.title}', *map(in_format, tables(found)), _NOTE, f'    {command}']
     if missing:

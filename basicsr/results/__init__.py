@@ -1,1 +1,1 @@
-"""What a test leaves: intervals, tables, plots, files."""
+"""Results of a test: intervals, tables, plots, files."""

@@ -1,4 +1,4 @@
-"""Figures of `scripts/analysis/score_layers.py`: what scores depend on, and how sure they are."""
+"""Figures of `scripts/analysis/score_layers.py`: what scores depend on, and how reliable they are."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def plot_scores_by_kind(
     path: str | os.PathLike,
     title: str,
 ) -> None:
-    """Draw the scores of each kind of layer, a row each, the kind with the lowest median at the bottom.
+    """Draw the scores by kind of layer, one row per kind, the one with the lowest median at the bottom.
 
     Args:
         scores: Score by layer.
@@ -68,7 +68,7 @@ def plot_scores_by_kind(
 def plot_head_ranks(
     percentiles: Mapping[str, float], heads: Sequence[str], path: str | os.PathLike, title: str
 ) -> None:
-    """Draw where the head's layers rank among all, the paper's figure 2a.
+    """Draw where the head's layers rank among all layers, as in figure 2a of the paper.
 
     Args:
         percentiles: Share of all layers, in percent, whose score is at most the layer's own.
@@ -93,11 +93,11 @@ def plot_halves(
     path: str | os.PathLike,
     title: str,
 ) -> None:
-    """Draw the rank of every layer on one half of the data over that on the other.
+    """Plot the rank of every layer on one half of the data against its rank on the other.
 
     Args:
-        halves: Score by layer, on either half.
-        unstable: The unstable layers, by all of the data.
+        halves: Score by layer, for each half.
+        unstable: The unstable layers, according to all of the data.
         correlation: Spearman's, for the label.
         path: Of the PNG file.
         title: Above the figure.
@@ -119,10 +119,10 @@ def plot_halves(
 def plot_time_constants(
     groups: Mapping[str, Sequence[float]], total_iter: int, path: str | os.PathLike, title: str
 ) -> None:
-    """Draw the time constant of every layer over its place in its group, beside the length of the run.
+    """Plot the time constant of every layer against its place in its group, with the length of the run for comparison.
 
     Args:
-        groups: Of 'stable' and of 'unstable': time constants in iterations, in ascending score.
+        groups: For 'stable' and 'unstable', the time constants in iterations, by ascending score.
         total_iter: Iterations of the run.
         path: Of the PNG file.
         title: Above the figure.

@@ -68,15 +68,15 @@ def plot_layer_scores(
 def crop_sheet(
     rows: Sequence[tuple[str, Sequence[Cell]]], column_titles: Sequence[str], path: str | os.PathLike
 ) -> None:
-    """Writes pictures side by side: a row each picture, a column each method.
+    """Writes pictures side by side: one row per picture, one column per method.
 
     Args:
-        rows: label of each row, and its cells: a uint8 BGR picture (height, width, 3), or such a picture and a caption.
-        column_titles: one for each cell of a row.
+        rows: label of each row, and its cells: uint8 BGR pictures (height, width, 3), each alone or with a caption.
+        column_titles: one per cell of a row.
         path: of the PNG file, whose folder is made if need be.
 
     Raises:
-        ValueError: there are no rows, a row has another number of cells, or a cell is no uint8 BGR picture.
+        ValueError: there are no rows, a row has the wrong number of cells, or a cell is not a uint8 BGR picture.
     """
     if not rows or not column_titles:
         raise ValueError('a crop sheet needs at least one row and one column')
@@ -105,15 +105,15 @@ def crop_sheet(
 def difference_boxes(
     differences: Mapping[str, Sequence[float]], path: str | os.PathLike, label: str, seen: Collection[str] = ()
 ) -> None:
-    """Draws how paired differences are spread in each domain: a box, every picture's point, and the mean.
+    """Draws the distribution of paired differences in each domain: a box, a point per picture, and the mean.
 
     Boxes reach from the first to the third quartile and whiskers to the furthest point within 1.5 times that range.
 
     Args:
-        differences: by domain, one number a picture.
+        differences: by domain, one number per picture.
         path: of the PNG file, whose folder is made if need be.
-        label: of the axis.
-        seen: domains that were trained on; drawn in grey.
+        label: label of the axis.
+        seen: domains seen in training; drawn in grey.
 
     Raises:
         ValueError: there are no domains, or one has no pictures.
@@ -147,7 +147,7 @@ def difference_boxes(
 
 
 def most_detailed_crop(img: np.ndarray, size: int) -> tuple[int, int]:
-    """Finds the window with most local detail, measured as the energy of the gradient of its luma.
+    """Finds the window with the most local detail, measured as the energy of the gradient of its luma.
 
     Args:
         img: uint8 or float picture, (height, width) or BGR (height, width, 3).
@@ -163,11 +163,12 @@ def most_detailed_crop(img: np.ndarray, size: int) -> tuple[int, int]:
 
 
 def most_different_crop(img: np.ndarray, other: np.ndarray, size: int) -> tuple[int, int]:
-    """Finds the window in which two pictures of one size differ most where there is something to see.
+    """Finds the window with visible detail in which two pictures of equal size differ most.
 
-    That is where the product of two energies is largest: of the gradients of both, and of their lumas' difference, less
-    what is a shift of brightness and smoothed, since pictures that hardly differ do so by rounding everywhere. Where
-    they do not differ at all, it is the most detailed window. Arguments, value and errors as for `most_detailed_crop`.
+    It maximises the product of two energies: that of both pictures' gradients, and that of the difference of their
+    lumas. The difference is smoothed, since rounding alone makes similar pictures differ everywhere, and shifts of
+    brightness are removed. If the pictures are equal, it is the most detailed window. Arguments, return value and
+    errors are those of `most_detailed_crop`.
     """
     one, two = _luma(img), _luma(other)
     difference = cv2.GaussianBlur(one - two, (0, 0), 1.5)
@@ -235,9 +236,9 @@ def _draw_threshold(axes: Axes, stable: np.ndarray, unstable: np.ndarray) -> Non
 
 
 def _label_groups(axes: Axes, names: Sequence[str]) -> None:
-    """Labels and separates runs of layers whose names begin alike: the longest first, then others where there is room.
+    """Labels and separates runs of layers with a common prefix: the longest first, then others where there is room.
 
-    Names that begin alike share their first two components, the last one apart: `layers.0`, `conv_first`.
+    The prefix is the first two components of a name, without its last one: `layers.0`, `conv_first`.
     """
     prefixes = ['.'.join(name.split('.')[:-1][:GROUP_DEPTH]) or name for name in names]
     starts = [i for i, prefix in enumerate(prefixes) if i == 0 or prefix != prefixes[i - 1]]

@@ -1,4 +1,4 @@
-"""What a test has measured: networks on domains, picture by picture, and the file that keeps it."""
+"""The measurements of a test: networks on domains, picture by picture, and the file that stores them."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Results:
     """Scores of networks on domains.
 
     Attributes:
-        name: Of the test.
+        name: Name of the test.
         metrics: By name, which values are better: 'higher' or 'lower'.
-        scores: By network, domain, picture and metric. Networks have the same domains, and domains the same pictures.
+        scores: By network, domain, picture and metric. All networks have the same domains and pictures.
         seen: Domains of the training camera, which are left out of the average.
-        domains: By domain, `images`: by picture, the paths `lq` and `gt`, where they are known.
-        main: The network that was tested; it is compared with each of the others.
+        domains: By domain, `images`: by picture, the paths `lq` and `gt`, if known.
+        main: The network under test; it is compared with each of the others.
     """
 
     name: str
@@ -55,13 +55,13 @@ class Results:
         return [domain for domain in self.domains if domain not in self.seen]
 
     def measured(self, domains: Iterable[str], everywhere: bool = True) -> list[str]:
-        """The metrics that all pictures of `domains` have, or any: without ground truth there are fewer."""
+        """The metrics that all pictures of `domains` have, or of all domains; without ground truth there are fewer."""
         pictures = [scores for domain in domains for scores in self.scores[self.networks[0]][domain].values()]
         found = all if everywhere else any
         return [metric for metric in self.metrics if pictures and found(metric in scores for scores in pictures)]
 
     def values(self, network: str, domain: str, metric: str) -> np.ndarray:
-        """One number a picture, (n,), in the order of `domains`."""
+        """One number per picture, (n,), in the order of `domains`."""
         scores = self.scores[network][domain]
         return np.array([scores[picture][metric] for picture in self.domains[domain]['images']])
 
@@ -70,7 +70,7 @@ class Results:
         return estimate(*(self.values(network, domain, metric) for domain in domains))
 
     def difference(self, network: str, other: str, domains: Iterable[str], metric: str) -> Estimate:
-        """The same of what `network` has more than `other` on each picture."""
+        """The same for the difference `network` minus `other` on each picture."""
         pairs = ((self.values(network, one, metric), self.values(other, one, metric)) for one in domains)
         return estimate(*(first - second for first, second in pairs))
 
@@ -85,7 +85,7 @@ class Results:
 
         Raises:
             FileNotFoundError: There is no `results.json` in `folder`.
-            ValueError: It holds no results.
+            ValueError: The file does not hold results.
         """
         path = Path(folder) / FILE
         if not path.is_file():

@@ -15,12 +15,12 @@ RESAMPLES = 10_000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean and where it lies with a confidence of 95 %.
+    """A mean and its 95 % confidence interval.
 
     Attributes:
         mean: The mean.
-        low, high: Ends of the interval; NaN where there is none: a group with one value, or one that is infinite.
-        count: How many values there are.
+        low, high: Ends of the interval; NaN if it is undefined: a group with one value, or an infinite value.
+        count: Number of values.
     """
 
     mean: float
@@ -37,28 +37,28 @@ class Estimate:
 def estimate(*groups: Sequence[float] | np.ndarray) -> Estimate:
     """The mean of the groups' means, with its percentile bootstrap interval (Efron and Tibshirani, 1993, chapter 13).
 
-    Each group is resampled by itself: the groups are the domains that are there, not draws from a population of
-    domains. The resampling is seeded, so the same values give the same interval.
+    Each group is resampled separately: the domains are fixed, not draws from a population of domains. The resampling is
+    seeded, so the same values give the same interval.
 
     Args:
-        groups: Values, one sequence a group; a single group for the mean of a domain.
+        groups: Values, one sequence per group; a single group for the mean of a domain.
 
     Raises:
-        ValueError: No group, or one without values.
+        ValueError: No groups, or an empty one.
     """
     if not groups or not all(len(group) for group in groups):
         raise ValueError('a mean needs at least one value in every group')
     return _estimate(tuple(tuple(map(float, group)) for group in groups))
 
 
-@lru_cache(maxsize=4096)  # tables in several formats ask for the same
+@lru_cache(maxsize=4096)  # tables in several formats need the same intervals
 def _estimate(groups: tuple[tuple[float, ...], ...]) -> Estimate:
     values = [np.array(group) for group in groups]
     mean = float(np.mean([group.mean() for group in values]))
     count = sum(group.size for group in values)
     if any(group.size < 2 or not np.isfinite(group).all() for group in values):
         return Estimate(mean, float('nan'), float('nan'), count)
-    if all(np.ptp(group) == 0 for group in values):  # nothing to resample, of which scipy would warn
+    if all(np.ptp(group) == 0 for group in values):  # nothing to resample; scipy would warn
         return Estimate(mean, mean, mean, count)
 
     def mean_of_means(*resamples: np.ndarray, axis: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Tables of what a test has measured, as text, Markdown, CSV and JSON."""
+"""Tables of a test's measurements, as text, Markdown, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Rows = list[list[str]]
 
 
 def number(value: float, signed: bool = False, decimals: int | None = None) -> str:
-    """A measure for people: two decimals where nothing else is said, or four below 2; '-' for NaN."""
+    """A measurement as text: by default two decimals, four for values below 2; '-' for NaN."""
     if math.isnan(value):
         return '-'
     if decimals is None:
@@ -33,7 +33,7 @@ def number(value: float, signed: bool = False, decimals: int | None = None) -> s
 
 
 def with_interval(found: Estimate, signed: bool = False, decimals: int | None = None) -> str:
-    """'27.08 [26.50, 27.70]', without brackets where there is no interval; `signed` also marks what excludes zero."""
+    """'27.08 [26.50, 27.70]', without brackets if there is no interval; `signed` also marks intervals without zero."""
     texts = [number(value, signed, decimals) for value in (found.mean, found.low, found.high)]
     bracket = '' if math.isnan(found.low) else f' [{texts[1]}, {texts[2]}]'
     return f'{texts[0]}{bracket}' + (' *' if signed and found.excludes_zero else '')
@@ -48,7 +48,7 @@ def rows_of_domains(results: Results) -> Iterator[tuple[str, list[str]]]:
 
 
 def summary_rows(results: Results) -> tuple[list[str], Rows]:
-    """A row a domain, a column a network; cells hold the metrics' means."""
+    """One row per domain, one column per network; cells hold the metrics' means."""
     metrics = results.measured(results.domains, everywhere=False)
     rows = []
     for label, domains in rows_of_domains(results):
@@ -63,7 +63,7 @@ def summary_rows(results: Results) -> tuple[list[str], Rows]:
 
 
 def interval_rows(results: Results) -> tuple[list[str], Rows]:
-    """A row for each domain and network, a column a metric; cells hold means with intervals."""
+    """One row per domain and network, one column per metric; cells hold means with intervals."""
     metrics = results.measured(results.domains, everywhere=False)
     rows = [
         [label, _count(results, domains), network, *_estimates(results, domains, metrics, network)]
@@ -74,7 +74,7 @@ def interval_rows(results: Results) -> tuple[list[str], Rows]:
 
 
 def difference_rows(results: Results) -> tuple[list[str], Rows]:
-    """A row for each domain and network beside the main one: what the main one has more, picture by picture."""
+    """One row per domain and other network: the main network's paired differences to it."""
     metrics = results.measured(results.domains, everywhere=False)
     rows = [
         [label, _count(results, domains), f'to {other}', *_estimates(results, domains, metrics, results.main, other)]
@@ -104,18 +104,18 @@ def _estimates(
 
 
 def in_format(table: tuple[list[str], Rows], style: str = 'github') -> str:
-    """A table as text; `style` is one of tabulate's, such as 'github', 'simple' or 'latex_booktabs'."""
+    """A table as text; `style` is a format of tabulate, such as 'github', 'simple' or 'latex_booktabs'."""
     titles, rows = table
     return tabulate(rows, titles, tablefmt=style, disable_numparse=True)
 
 
 def summary(results: Results, style: str = 'github') -> str:
-    """The means alone, a row a domain."""
+    """The means alone, one row per domain."""
     return in_format(summary_rows(results), style)
 
 
 def report(results: Results, style: str = 'github') -> str:
-    """All tables of a test, one after the other, with what has to be known to read them."""
+    """All tables of a test, one after the other, with notes on how to read them."""
     parts = [summary(results, style)]
     if results.measured(results.domains, everywhere=False):
         parts += [INTERVALS, in_format(interval_rows(results), style)]
