@@ -1,7 +1,6 @@
 """What holds for each strategy that is registered, and for each pair of them; a new one is found here by itself."""
 
 import copy
-import inspect
 import math
 import re
 from itertools import combinations
@@ -189,8 +188,7 @@ def test_each_strategy_is_tested_here(name):
 
 @pytest.mark.parametrize('kind', STRATEGIES.values(), ids=STRATEGIES)
 def test_what_a_strategy_declares(kind):
-    assert inspect.getdoc(kind) and 'Args:' in inspect.getdoc(kind), 'a docstring with its arguments'
-    assert kind.__doc__ != kind.__mro__[1].__doc__, 'a docstring of its own'
+    assert kind.__doc__ and 'Args:' in kind.__doc__, 'a docstring of its own, with its arguments'
     assert kind.keys, 'keys of `train` that ask for it'
     names = [strategy.name for _, strategy in STRATEGY_REGISTRY]
     assert names.count(kind.name) == 1 and kind.name != 'plain', 'a name of its own'
