@@ -1,6 +1,6 @@
-"""Losses of pixels. All but `WeightedTVLoss` are called `loss(pred, target, weight=None)` with (n, c, h, w) tensors.
+"""Pixel losses. All but `WeightedTVLoss` are called as `loss(pred, target, weight=None)` with (n, c, h, w) tensors.
 
-`PerceptualLoss` is found here as well, where BasicSR has it.
+`PerceptualLoss` is importable from here as well, as in BasicSR.
 """
 
 from __future__ import annotations
@@ -109,14 +109,14 @@ class CharbonnierLoss(nn.Module):
 
 @LOSS_REGISTRY.register()
 class WeightedTVLoss(L1Loss):
-    """Total variation: the absolute differences of neighbours, downwards and to the right.
+    """Total variation: the absolute differences between vertical and horizontal neighbours.
 
     Args:
         loss_weight: Factor of the result.
-        reduction: mean, of either direction by itself, or sum.
+        reduction: mean, taken for each direction separately, or sum.
 
-    Raises:
-        ValueError: Another reduction.
+        Raises:
+            ValueError: Another reduction.
     """
 
     def __init__(self, loss_weight: float = 1.0, reduction: str = 'mean') -> None:
@@ -129,8 +129,8 @@ class WeightedTVLoss(L1Loss):
 
         Args:
             pred: The pictures.
-            weight: (n, 1, h, w) or (n, c, h, w). A pixel's weight counts for its differences to the pixel below it and
-                to the one on its right.
+            weight: (n, 1, h, w) or (n, c, h, w). A pixel's weight applies to its differences to the pixel below and to
+                the one on the right.
         """
         down = None if weight is None else weight[:, :, :-1]
         right = None if weight is None else weight[..., :-1]

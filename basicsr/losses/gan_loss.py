@@ -1,4 +1,4 @@
-"""Losses of generators and discriminators, and penalties that keep discriminators smooth."""
+"""Generator and discriminator losses, and penalties that keep discriminators smooth."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class MultiScaleGANLoss(GANLoss):
     def forward(
         self, input: Tensor | list[Tensor | list[Tensor]], target_is_real: bool, is_disc: bool = False
     ) -> Tensor:
-        """As of `GANLoss`, for the logits of one scale or a list of them; of a list of layers the last counts."""
+        """As `GANLoss`, for the logits of one scale or a list of them; of a list of layers, only the last counts."""
         if not isinstance(input, list):
             return super().forward(input, target_is_real, is_disc)
         logits = [scale[-1] if isinstance(scale, list) else scale for scale in input]

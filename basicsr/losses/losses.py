@@ -1,4 +1,4 @@
-"""All losses under the path that they had before BasicSR 1.4, which older code imports."""
+"""All losses at their import path from before BasicSR 1.4, which older code uses."""
 
 from basicsr.losses.basic_loss import (
     CharbonnierLoss,

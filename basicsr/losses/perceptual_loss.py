@@ -1,4 +1,4 @@
-"""A loss that compares pictures by what a VGG network sees in them."""
+"""A loss that compares pictures by their features in a VGG network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CRITERIA = {'l1': nn.L1Loss, 'l2': nn.MSELoss, 'fro': None}
 
 @LOSS_REGISTRY.register()
 class PerceptualLoss(nn.Module):
-    """Differences of features, and of their correlations.
+    """Differences between features (perceptual loss) and between their Gram matrices (style loss).
 
     Johnson et al., "Perceptual Losses for Real-Time Style Transfer and Super-Resolution", ECCV 2016.
 
@@ -25,18 +25,18 @@ class PerceptualLoss(nn.Module):
         vgg_type: vgg11, vgg13, vgg16 or vgg19, or one of these with _bn.
         use_input_norm: Normalise the channels with ImageNet's means and deviations, for pictures in [0, 1].
         range_norm: Bring pictures from [-1, 1] to [0, 1] first.
-        perceptual_weight: Factor of the perceptual loss; at 0 there is none.
-        style_weight: Factor of the style loss; at 0 there is none.
+        perceptual_weight: Factor of the perceptual loss; 0 disables it.
+        style_weight: Factor of the style loss; 0 disables it.
         criterion: l1, l2 (mean squared error) or fro (Frobenius norm of the difference).
 
     Raises:
-        FileNotFoundError: The weights of VGG are not on this machine and cannot be fetched.
+        FileNotFoundError: The weights of VGG are not on this machine and cannot be downloaded.
         ValueError: A layer, network or criterion is unknown.
     """
 
     @staticmethod
     def check_options(given: dict[str, Any]) -> Iterator[tuple[str, str]]:
-        """Layers that there are not and weights that cannot be had, before a run."""
+        """Find unknown layers and unavailable weights before a run."""
         vgg_type = given.get('vgg_type', 'vgg19')
         try:
             check_layers(given.get('layer_weights', {'conv1_1': 1}), vgg_type)

@@ -28,17 +28,17 @@ _LOWER_IS_BETTER = ('calculate_dists', 'calculate_lpips', 'calculate_niqe')
 
 
 def better_is(opt: dict[str, Any]) -> str:
-    """Which values of the metric of this section are better, 'higher' or 'lower': as it says, else by its type."""
+    """Which values of this section's metric are better, 'higher' or 'lower': as it says, or by its type."""
     return opt.get('better') or ('lower' if opt.get('type') in _LOWER_IS_BETTER else 'higher')
 
 
 def needs_ground_truth(opt: dict[str, Any]) -> bool:
-    """Whether the metric of this section compares with a second picture."""
+    """Whether this section's metric compares with a second picture."""
     return 'img2' in inspect.signature(METRIC_REGISTRY.get(opt['type'])).parameters
 
 
 def calculate_metric(data: dict[str, Any], opt: dict[str, Any]) -> float:
-    """Return what the metric `opt['type']` gives for `data`.
+    """Compute the metric `opt['type']` for `data`.
 
     Args:
         data: Arguments of the metric that differ from picture to picture, usually `img` and `img2`.

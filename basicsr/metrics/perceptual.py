@@ -1,4 +1,4 @@
-"""LPIPS and DISTS, computed by the package pyiqa, whose weights come over the network on first use."""
+"""LPIPS and DISTS, computed by the package pyiqa, which downloads its weights on first use."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def calculate_lpips(
         img2: As `img`.
         crop_border: Pixels to leave out at each side.
         input_order: HWC or CHW.
-        net: Network whose features are compared; alex is the usual one for measuring.
-        kwargs: Entries of the options that concern others, such as `better`; ignored.
+        net: Network whose features are compared; alex is the usual choice for evaluation.
+        kwargs: Options that are not the metric's, such as `better`; ignored.
 
     Raises:
-        ImportError: The package pyiqa is absent.
-        FileNotFoundError: Its weights are not on this machine and cannot be fetched.
+        ImportError: The package pyiqa is missing.
+        FileNotFoundError: Its weights are not on this machine and cannot be downloaded.
         ValueError: The shapes differ.
     """
     return _distance(_model('lpips', net=net), img, img2, crop_border, input_order)
@@ -54,7 +54,7 @@ def calculate_dists(
         img2: As `img`.
         crop_border: Pixels to leave out at each side.
         input_order: HWC or CHW.
-        kwargs: Entries of the options that concern others, such as `better`; ignored.
+        kwargs: Options that are not the metric's, such as `better`; ignored.
 
     Raises:
         ImportError, ValueError: As `calculate_lpips`.
@@ -63,7 +63,7 @@ def calculate_dists(
 
 
 def _check_with(make: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], Iterator[tuple[str, str]]]:
-    """Finds out before a run whether the measure can be computed; see `basicsr.options.choices`."""
+    """Check before a run whether the metric can be computed; see `basicsr.options.choices`."""
 
     def check(given: dict[str, Any]) -> Iterator[tuple[str, str]]:
         try:

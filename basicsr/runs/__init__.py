@@ -1,1 +1,1 @@
-"""What every command needs: checkpoints, resuming, stopping, the command line."""
+"""What all commands share: checkpoints, resuming, stopping, the command line."""

@@ -1,4 +1,4 @@
-"""Checkpoint files: written whole or not at all, read without running code."""
+"""Checkpoint files: written atomically, read without running code."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _PREFIXES = ('module.', '_orig_mod.')
 
 
 def save_checkpoint(state: Any, path: str | os.PathLike) -> None:
-    """Save `state` to `path` by way of a temporary file that is flushed to disk and renamed.
+    """Save `state` to `path` via a temporary file that is flushed to disk and renamed.
 
     Raises:
-        OSError: There is no room for it, or the disk fails; what was at `path` before is still there.
+        OSError: The disk is full or fails; an existing file at `path` stays intact.
     """
     path = Path(path)
     temporary = path.with_name(path.name + '.tmp')
@@ -40,14 +40,14 @@ def save_checkpoint(state: Any, path: str | os.PathLike) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
         _flush_folder(path.parent)
-    except (OSError, RuntimeError) as error:  # torch wraps what the disk says
+    except (OSError, RuntimeError) as error:  # torch wraps the system's error
         raise OSError(f'could not save {path}: {error.__cause__ or error.__context__ or error}') from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def _bytes(state: Any) -> int:
-    """Size of the tensors in nested dictionaries and lists; a storage that stands twice counts twice."""
+    """Size of the tensors in nested dictionaries and lists; a shared storage counts each time it occurs."""
     if isinstance(state, Tensor):
         return state.numel() * state.element_size()
     children = state.values() if isinstance(state, dict) else state if isinstance(state, list | tuple) else ()
@@ -55,10 +55,10 @@ def _bytes(state: Any) -> int:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Make a rename last through a power failure, where the system can."""
+    """Make a rename survive a power failure, where the system supports it."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:  # Windows opens no folders
+    except OSError:  # Windows cannot open folders
         return
     try:
         os.fsync(descriptor)
@@ -71,8 +71,8 @@ def load_checkpoint(path: str | os.PathLike, map_location: Any = 'cpu') -> Any:
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: The file is truncated or damaged, no checkpoint, or a pickle that would run code; the message says
-            what it is, see `other_kind`.
+        ValueError: The file is truncated or damaged, not a checkpoint, or a pickle that would run code; the message
+            says what it is, see `other_kind`.
     """
     if not Path(path).is_file():
         folder = ': it is a folder' if Path(path).is_dir() else ''
@@ -85,14 +85,14 @@ def load_checkpoint(path: str | os.PathLike, map_location: Any = 'cpu') -> Any:
         return torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(f'{path} is no checkpoint, or holds more than tensors, which is not loaded') from error
-    except Exception as error:  # whatever a parser comes up with for bytes that are none of its format
+    except Exception as error:  # parsers raise anything for bytes that are not in their format
         raise ValueError(
             f'{path} is no readable checkpoint: it is truncated or damaged, or another kind of file'
         ) from error
 
 
 def _check_sums(path: str | os.PathLike) -> None:
-    """Compare the archive with its checksums, which torch writes and does not look at."""
+    """Verify the archive's checksums, which torch writes but does not check."""
     if zipfile.is_zipfile(path):  # otherwise torch's format before 1.6
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
@@ -103,9 +103,9 @@ def _check_sums(path: str | os.PathLike) -> None:
 def prune_checkpoints(
     models: str | os.PathLike, training_states: str | os.PathLike, keep: int, current_iter: int
 ) -> None:
-    """Delete numbered checkpoints and training states but for the `keep` newest up to `current_iter`.
+    """Delete numbered checkpoints and training states, except the `keep` newest up to `current_iter`.
 
-    `best` and `latest` stay, and so does what another run that came further has left.
+    `best` and `latest` stay, and so do files of later iterations, left by another run.
     """
     for folder, pattern in ((models, '*_*.pth'), (training_states, '*.state')):
         numbered: dict[int, list[Path]] = {}
@@ -119,9 +119,9 @@ def prune_checkpoints(
 
 
 def find_weights(checkpoint: Any, path: str | os.PathLike, param_key: str | None = 'params') -> dict[str, Tensor]:
-    """The state dict in `checkpoint`: under `param_key`, else under `params`, else the checkpoint itself.
+    """The state dict in `checkpoint`: under `param_key`, else `params`, else the checkpoint itself.
 
-    Prefixes that wrappers add (`module.`) are taken off.
+    Prefixes added by wrappers (`module.`) are removed.
 
     Raises:
         ValueError: Nothing in it looks like a state dict.
@@ -162,7 +162,7 @@ def _without_prefix(name: str) -> str:
 
 
 def differences_to(net: nn.Module, weights: dict[str, Tensor]) -> list[str]:
-    """What is in `weights` or in `net` alone, and what has other shapes; a line each, none where they fit."""
+    """One line for each tensor that only `weights` or only `net` has, or whose shapes differ; empty if they match."""
     own = net.state_dict()
     differences = [f'only in the file: {name}' for name in weights if name not in own]
     differences += [f'only in the network: {name}' for name in own if name not in weights]
@@ -175,16 +175,16 @@ def differences_to(net: nn.Module, weights: dict[str, Tensor]) -> list[str]:
 
 
 def load_weights(net: nn.Module, weights: dict[str, Tensor], path: str | os.PathLike, strict: bool = True) -> list[str]:
-    """Load `weights` into `net`; returns what differed, a line each.
+    """Load `weights` into `net`; return the differences, one line each.
 
     Args:
         net: The network.
         weights: A state dict.
-        path: Where it came from, for the message.
-        strict: Refuse what differs; otherwise load what fits.
+        path: Where they came from, for the message.
+        strict: Refuse any difference; otherwise load what fits.
 
     Raises:
-        ValueError: `strict`, and names or shapes differ; the message lists ten at most.
+        ValueError: `strict`, and names or shapes differ; the message lists at most ten.
     """
     differences = differences_to(net, weights)
     if strict and differences:

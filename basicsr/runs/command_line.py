@@ -15,7 +15,7 @@ from basicsr.utils.dist_util import default_launcher
 from basicsr.utils.misc import is_out_of_memory
 
 INTERRUPTED = 130
-"""Exit code of a run that Ctrl-C ended, as shells have it."""
+"""Exit code of a run ended by Ctrl-C, by shell convention."""
 OUT_OF_MEMORY = 3
 _GOES_ON = 'a training with a saved state goes on with --auto_resume'
 LOST_PROCESS = 4
@@ -28,13 +28,13 @@ _LESS_MEMORY = (
 
 
 def _explain(error: RuntimeError) -> tuple[int, str]:
-    """Exit code and message for what torch says when memory or another process is gone; 0 for all else."""
+    """Exit code and message for torch's errors when memory runs out or another process is gone; code 0 otherwise."""
     text = str(error)
     if is_out_of_memory(error):
         return OUT_OF_MEMORY, _LESS_MEMORY
     lost = ('Connection closed by peer', 'Connection reset by peer', 'Timed out waiting', 'NCCL', 'gloo/transport')
     if isinstance(error, torch.distributed.DistError) or any(part in text for part in lost):
-        return LOST_PROCESS, 'another process of this run has died, or answers no more; its own message says why'
+        return LOST_PROCESS, 'another process of this run has died or stopped responding; its own message says why'
     return 0, ''
 
 
@@ -44,7 +44,7 @@ def _from_basicsr(assignment: str) -> str:
 
 
 def add_import_argument(parser: argparse.ArgumentParser) -> None:
-    """`--import`, whose values are in `imports`."""
+    """Add `--import`, whose values are stored in `imports`."""
     parser.add_argument(
         '--import',
         nargs='+',
@@ -70,18 +70,18 @@ def make_parser(is_train: bool) -> argparse.ArgumentParser:
         dest='set',
         type=_from_basicsr,
         metavar='a:b=value',
-        help='the same, as BasicSR writes it',
+        help="the same under BasicSR's name",
     )
     add_import_argument(parser)
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm'],
         default=default_launcher(),
-        help='who starts processes; torchrun is seen by itself',
+        help='what starts the processes; torchrun is detected automatically',
     )
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument(
-        '--check', action='store_true', help='look at options, network and every picture; make and train nothing'
+        '--check', action='store_true', help='check options, network, every picture and a first step; write nothing'
     )
     parser.add_argument('--debug', action='store_true', help='show tracebacks of errors in options and data')
     if not is_train:
@@ -91,30 +91,30 @@ def make_parser(is_train: bool) -> argparse.ArgumentParser:
             action='extend',
             default=[],
             metavar='label=checkpoint',
-            help='networks to stand beside this one in the tables; bicubic is interpolation',
+            help='other networks to include in the tables; bicubic means interpolation',
         )
         parser.add_argument(
             '--self_ensemble',
             action='append_const',
             dest='set',
             const='val.selfensemble_testing=true',
-            help="average over a picture's eight flips and turns",
+            help="average over a picture's eight flips and rotations",
         )
     if is_train:
-        parser.add_argument('--auto_resume', action='store_true', help='go on from the newest training state')
+        parser.add_argument('--auto_resume', action='store_true', help='resume from the newest training state')
     return parser
 
 
 def run_from_command_line(run: Callable[[], None], debug: bool = False, goes_on: str = _GOES_ON) -> None:
-    """Run; what ends it early ends in one message and an exit code of its own.
+    """Call `run` and turn errors into a one-line message and an exit code.
 
-    2: a mistake in options or data, a disk that is full, losses that are not finite. 3: out of memory. 4: another
-    process of the run has died. 130 and 143: Ctrl-C and SIGTERM.
+    2: a mistake in options or data, a full disk, losses that are not finite. 3: out of memory. 4: another process of
+    the run has died. 130 and 143: Ctrl-C and SIGTERM.
 
     Args:
-        run: What to do.
+        run: The command.
         debug: Let exceptions through, with their traceback.
-        goes_on: What to do after Ctrl-C, for the message.
+        goes_on: How to continue after Ctrl-C, for the message.
     """
     try:
         run()
@@ -124,11 +124,11 @@ def run_from_command_line(run: Callable[[], None], debug: bool = False, goes_on:
     except KeyboardInterrupt:
         sys.stderr.write(f'\ninterrupted; {goes_on}\n')
         sys.exit(INTERRUPTED)
-    except (OSError, ValueError, KeyError, ImportError) as error:  # of which some are RuntimeErrors, too
+    except (OSError, ValueError, KeyError, ImportError) as error:  # some of these are RuntimeErrors, too
         if debug:
             raise
         text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-        if 'Original Traceback' in text:  # from a worker of the data loader: its last paragraph is the message
+        if 'Original Traceback' in text:  # from a data loader worker: its last paragraph is the message
             text = re.split(r'\n\w*Error: ', text)[-1].strip()
         sys.stderr.write(f'error: {text}\n(--debug shows where)\n')
         sys.exit(2)
@@ -137,6 +137,6 @@ def run_from_command_line(run: Callable[[], None], debug: bool = False, goes_on:
         if debug or not code:
             raise
         sys.stderr.write(f'error: {message}\n{str(error).splitlines()[0]}\n(--debug shows where)\n')
-        # A group that has lost a process may wait for it when it is taken down.
+        # A process group that has lost a process may wait for it on shutdown.
         sys.stderr.flush()
         os._exit(code) if code == LOST_PROCESS else sys.exit(code)

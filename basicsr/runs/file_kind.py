@@ -1,4 +1,4 @@
-"""What a file that should be a checkpoint is instead, by its first bytes."""
+"""Recognise, by its first bytes, what a file is if it is not a checkpoint."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SHOWN = 60
 
 
 def other_kind(path: str | os.PathLike) -> str | None:
-    """Say what the file is where it is plainly no checkpoint of torch, and how to come by one; None where it may be.
+    """Say what a file is that is clearly not a torch checkpoint, and how to get one; None if it may be one.
 
     Args:
         path: An existing file.
@@ -48,7 +48,7 @@ def other_kind(path: str | os.PathLike) -> str | None:
 
 
 def _zip(path: str | os.PathLike, size: int) -> str | None:
-    """A checkpoint of torch is a zip archive, too: with `<name>/data.pkl`, and of a program more than that."""
+    """Torch checkpoints are zip archives, too, with a `<name>/data.pkl`; TorchScript programs hold more than that."""
     if not zipfile.is_zipfile(path):
         return (
             f'it is truncated or damaged: its end is missing, {sizeof_fmt(size)} are there; download or save it again'
@@ -65,7 +65,7 @@ def _zip(path: str | os.PathLike, size: int) -> str | None:
 
 
 def _text(head: bytes) -> str | None:
-    """A web page, a git-lfs pointer, other text; None for bytes that are none."""
+    """Describe a web page, a git-lfs pointer or other text; None for bytes that are not text."""
     start = head.removeprefix(b'\xef\xbb\xbf').lstrip().lower()
     if start.startswith(_WEB_PAGE):
         return (

@@ -1,4 +1,4 @@
-"""Why a module of a user cannot be imported: the file, the line, and the reason in a few words."""
+"""Why a user's module cannot be imported: the file, the line, and the reason in a few words."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NEAR = 0.7
 
 
 class WrongName(ImportError):
-    """A line of a user's file imports another module than the one that stands beside it."""
+    """A line of a user's file imports a different module than the one next to it."""
 
     def __init__(self, message: str, file: Path, line: int) -> None:
         super().__init__(message)
@@ -27,14 +27,14 @@ def describe_fault(error: BaseException, named: str, file: Path | None, folder: 
     """One line about an import that failed.
 
     Args:
-        error: What it raised.
-        named: What was to be imported, as it is written down.
-        file: Its file, where it was named by a path.
-        folder: The folder that its modules lie in.
+        error: The exception.
+        named: The module as the user wrote it.
+        file: Its file, if it was named by a path.
+        folder: The folder of its modules.
 
     Returns:
-        `users/net_arch.py, line 3: NameError: name 'nn' is not defined`. Where the fault lies in a module that the
-        named one imports, both are in it.
+        `users/net_arch.py, line 3: NameError: name 'nn' is not defined`. If the error is in a module that
+            the named one imports, both are mentioned.
     """
     where, line = _where(error, str(folder) + os.sep if folder else None)
     if where is None:
@@ -46,7 +46,7 @@ def describe_fault(error: BaseException, named: str, file: Path | None, folder: 
 
 
 def _where(error: BaseException, folder: str | None) -> tuple[str | None, int | None]:
-    """The place in the user's own code that is nearest to where the error was raised."""
+    """The place in the user's own code nearest to where the error was raised."""
     if isinstance(error, WrongName):
         return error.file, error.line
     if isinstance(error, SyntaxError) and error.filename and os.path.isfile(error.filename):
@@ -71,7 +71,7 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f'there is no module {error.name}{nearest_module(error.name)}'
     if isinstance(error, ImportError) and 'relative import' in str(error):
-        return f'{error}: its folder is no package; write `import sibling`, or give it an __init__.py'
+        return f'{error}: its folder is not a package; write `import sibling`, or give it an __init__.py'
     if isinstance(error, SyntaxError):
         return f'{type(error).__name__}: {error.msg}'
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip()
@@ -82,11 +82,11 @@ def _reason(error: BaseException) -> str:
 
 
 def nearest_module(name: str, folders: tuple[Path, ...] = ()) -> str:
-    """'; did you mean …?' for the name of a module that is not there, or ''.
+    """'; did you mean …?' for the name of a module that does not exist, or ''.
 
     Args:
         name: The dotted name.
-        folders: Where modules may lie beside Python's path.
+        folders: Where to look in addition to Python's path.
     """
     top = name.partition('.')[0]
     parent, _, last = name.rpartition('.')

@@ -23,14 +23,14 @@ def timed(run: Callable[[], object], device: str) -> float:
 
 
 def seconds(run: Callable[[], object], device: str, budget: float = 4.0, most: int = 15) -> tuple[float, float]:
-    """(median, spread) of the time of `run`: after one call to warm up, calls until `budget` seconds are spent."""
+    """(median, spread) of the time of `run`: after one warm-up call, it is called until `budget` seconds are spent."""
     warm = timed(run, device)
     times = [timed(run, device) for _ in range(max(2, min(most, int(budget / max(warm, 1e-6)))))]
     return statistics.median(times), max(times) - min(times)
 
 
 def peak_extra_bytes(run: Callable[[], object], device: str) -> int:
-    """Most tensor memory that `run` holds at a time beyond what was there."""
+    """Peak tensor memory of `run`, beyond what was allocated before."""
     if device == 'cuda':
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()
@@ -51,7 +51,7 @@ def peak_extra_bytes(run: Callable[[], object], device: str) -> int:
 
 
 def peak_resident_bytes() -> int:
-    """Most memory that this process has held so far."""
+    """Peak memory of this process so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

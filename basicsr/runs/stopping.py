@@ -1,4 +1,4 @@
-"""Ending a run by Ctrl-C or SIGTERM without losing the iteration in hand."""
+"""Ending a run by Ctrl-C or SIGTERM without losing the current iteration."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from basicsr.utils.dist_util import get_dist_info, highest
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _breakable: StopSignals | None = None
-"""Whose `breaking_off()` is open."""
+"""The `StopSignals` whose `breaking_off()` is active, if any."""
 
 
 class Stopped(Exception):
-    """A signal has ended a run, which has saved what it needs to go on.
+    """A signal has ended a run, which has saved what it needs to resume.
 
     Attributes:
-        exit_code: 130 for Ctrl-C and 143 for SIGTERM, as shells have it.
+        exit_code: 130 for Ctrl-C and 143 for SIGTERM, by shell convention.
     """
 
     def __init__(self, number: int, message: str) -> None:
@@ -29,9 +29,9 @@ class Stopped(Exception):
 
 
 class StopSignals:
-    """While this context is open, SIGINT and SIGTERM are noted instead of obeyed; a second Ctrl-C is obeyed at once.
+    """Inside this context, SIGINT and SIGTERM are recorded rather than obeyed; a second Ctrl-C takes effect at once.
 
-    In a thread other than the main one, where Python allows no handlers, it does nothing.
+    Outside the main thread, where Python allows no signal handlers, it does nothing.
     """
 
     def __init__(self) -> None:
@@ -55,14 +55,14 @@ class StopSignals:
         self._received = self._received or number
 
     def received(self) -> int:
-        """The signal that any process of the run has received, or 0; the same in all of them, which must all ask."""
+        """The signal that any process of the run has received, or 0; a collective call, with the same result in all."""
         return highest(self._received)
 
     @contextmanager
     def breaking_off(self) -> Iterator[None]:
-        """A block, such as a validation, that a signal ends at its next `end_if_broken_off()`, in a process alone.
+        """A block, such as a validation, that a signal ends at its next `end_if_broken_off()`; for a single process.
 
-        Nothing is raised anywhere else: networks that lend their weights, for one, get them back undisturbed.
+        Nothing is raised anywhere else, so that, for example, networks that lend their weights get them back safely.
         """
         global _breakable
         _breakable = self if get_dist_info()[1] == 1 else None
@@ -75,10 +75,10 @@ class StopSignals:
 
 
 def end_if_broken_off() -> None:
-    """End the block of `StopSignals.breaking_off` that this is called in, where a signal was received."""
+    """End the enclosing `StopSignals.breaking_off` block if a signal was received."""
     if _breakable is not None and _breakable._received:
         raise _BrokenOff
 
 
 class _BrokenOff(BaseException):
-    """Not an Exception, which a metric or a library might catch."""
+    """Not an Exception subclass, which a metric or a library might catch."""

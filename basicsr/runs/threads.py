@@ -1,4 +1,4 @@
-"""Work that waits for disks or decoders, in threads."""
+"""Threads for work that waits for disks or decoders."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from tqdm import tqdm
 
 
 def in_threads(function: Callable[[Any], Any], items: Collection[Any], workers: int, title: str) -> list[Any]:
-    """`function` of each item, in order, with a progress bar; what has not begun is dropped where one fails."""
+    """Map `function` over the items, in order, with a progress bar; if one fails, the ones not started are dropped."""
     pool = ThreadPoolExecutor(max(1, workers))
     try:
-        return list(tqdm(pool.map(function, items), title, len(items), disable=None))  # None: without a terminal
+        return list(tqdm(pool.map(function, items), title, len(items), disable=None))  # None: no bar without a terminal
     finally:
         pool.shutdown(cancel_futures=True)

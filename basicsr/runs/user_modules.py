@@ -1,8 +1,8 @@
-"""Modules of users: importing them registers their networks, data sets, losses, metrics, models, … beside ours.
+"""User modules: importing them registers their networks, data sets, losses, metrics, models, … alongside ours.
 
 An entry of `imports` is a file (`my/net_arch.py`), a package (a folder with `__init__.py`), or the dotted name of a
 module that Python finds. A file of a package is imported as part of it, any other under its own name, with its folder
-at the end of Python's path: it may import its siblings, processes that load data find it, and nothing of the project is
+at the end of Python's path: it can import its siblings, data loading processes find it, and nothing of the project is
 shadowed.
 """
 
@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 _OWN = ('basicsr', 'ldt')
 _NEAR = 0.7
 _added: set[str] = set()
-"""Folders that this module has put on Python's path; another run has to be told the files in them."""
+"""Folders that this module has put on Python's path; another run must be given the files in them."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Entry:
 
     Attributes:
         text: The file, folder or dotted name.
-        folders: Where a relative path may start, the first choice first.
+        folders: Where a relative path may start, in order of preference.
         option: What named it: `imports` or `--import`.
-        place: Where that was written.
+        place: Where it was written.
     """
 
     text: str
@@ -52,7 +52,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class _Found:
-    """A module's name; and where it was named by a path, its file and the folder that Python must search."""
+    """A module's name, and if it was named by a path, its file and the folder that Python must search."""
 
     name: str
     file: Path | None = None
@@ -60,25 +60,25 @@ class _Found:
 
 
 def on_command_line(names: Iterable[str], root: Path) -> list[Entry]:
-    """The entries of `--import`, whose relative paths start in the current folder, or else in the project's."""
+    """The entries of `--import`, whose relative paths start in the current folder or else in the project's."""
     return [Entry(name, (Path.cwd(), root), '--import') for name in names]
 
 
 def import_user_modules(entries: Iterable[Entry], root: Path) -> tuple[list[str], list[str]]:
-    """Import each module once, however often and by whatever spelling it is named.
+    """Import each module once, however often and in whatever form it is named.
 
     Args:
         entries: What to import, in this order.
         root: Folder of the project.
 
     Returns:
-        The entries as another run in another folder can read them: relative to the project within it, absolute
-        elsewhere, dotted names as they are. And a line for the log for each module that was imported now.
+        The entries in a form that is valid from any folder: relative to the project inside it, absolute elsewhere,
+        dotted names as they are. And a line for the log for each module that this call imported.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ImportError: No such module, or one that cannot be imported: its file, the line, and why.
-        ValueError: An entry that is neither.
+        ImportError: No such module, or one that cannot be imported; the message names its file, the line, and why.
+        ValueError: An entry that is neither a file nor a module's name.
     """
     spelled, lines = [], []
     for entry in entries:
@@ -91,7 +91,7 @@ def import_user_modules(entries: Iterable[Entry], root: Path) -> tuple[list[str]
 
 
 def import_remembered(imports: Any, file: Path) -> None:
-    """Import what the `options.yml` of an experiment names; what fails is a warning, for it may not be needed now."""
+    """Import what the `options.yml` of an experiment names; failures are warnings, since it may not be needed."""
     logger, lines = logging.getLogger('basicsr'), []
     for text in [imports] if isinstance(imports, str) else imports if isinstance(imports, list) else []:
         try:
@@ -135,7 +135,7 @@ def _locate(entry: Entry) -> _Found:
 def _existing(entry: Entry, text: str) -> Path:
     try:
         path = Path(text).expanduser()
-    except RuntimeError as error:  # ~user, and there is no such user
+    except RuntimeError as error:  # ~user, with an unknown user
         raise ValueError(entry.fault(f'{text}: {error}')) from error
     candidates = list(dict.fromkeys(folder / path for folder in entry.folders))
     for candidate in candidates:
@@ -147,7 +147,7 @@ def _existing(entry: Entry, text: str) -> Path:
 
 
 def _of_path(path: Path, entry: Entry) -> _Found:
-    """A file as a module of the package that it is part of, or else as one of its own."""
+    """A file as a module of its package, or else as a module of its own."""
     path = path.resolve()
     if path.is_dir():
         if not (path / '__init__.py').is_file():
@@ -159,7 +159,7 @@ def _of_path(path: Path, entry: Entry) -> _Found:
     while (folder / '__init__.py').is_file():
         parts.insert(0, folder.name)
         folder = folder.parent
-    if parts[0] in _OWN and folder != ROOT:  # a file of another copy works with this one
+    if parts[0] in _OWN and folder != ROOT:  # a file of another copy of the project works with this one
         if path.name == '__init__.py':
             raise ValueError(entry.fault(f'{path}: another {parts[0]} cannot be imported beside ours; name its files'))
         parts, folder = [path.stem], path.parent
@@ -169,7 +169,7 @@ def _of_path(path: Path, entry: Entry) -> _Found:
 
 
 def _import(found: _Found, entry: Entry, text: str) -> list[str]:
-    """Import what is not there yet; the lines for the log."""
+    """Import the modules that are not loaded yet; return the lines for the log."""
     if found.file is None and found.name in sys.modules:
         return []
     before = set(all_registered())
@@ -187,10 +187,10 @@ def _import(found: _Found, entry: Entry, text: str) -> list[str]:
 
 
 def _file_of_dotted(name: str) -> str | None:
-    """The file of a module that Python finds; the packages above it are imported.
+    """The file of a module that Python finds; its parent packages are imported.
 
     Raises:
-        ModuleNotFoundError: There is none.
+        ModuleNotFoundError: No such module.
     """
     spec = find_spec(name)
     if spec is None:
@@ -199,7 +199,7 @@ def _file_of_dotted(name: str) -> str | None:
 
 
 def _is_loaded(file: str | None) -> bool:
-    """Whether a module of this file is there, under whatever name."""
+    """Whether a module from this file is loaded, under whatever name."""
     if not file or not os.path.isfile(file):
         return False
     file, name = os.path.realpath(file), os.path.basename(file)
@@ -208,10 +208,10 @@ def _is_loaded(file: str | None) -> bool:
 
 
 def _put_on_path(found: _Found) -> None:
-    """Let Python find the module in its folder, after all else.
+    """Put the module's folder at the end of Python's path.
 
     Raises:
-        ImportError: Its name, or that of a sibling which it imports, means another module.
+        ImportError: Its name, or that of a sibling that it imports, already means another module.
     """
     if str(found.folder) not in map(os.path.realpath, sys.path):
         sys.path.append(str(found.folder))
@@ -231,7 +231,7 @@ def _put_on_path(found: _Found) -> None:
 
 
 def _other_than(top: str, folder: Path) -> str | None:
-    """Where `import top` leads, if that is not to `folder`."""
+    """Where `import top` leads, if not to `folder`."""
     origin = _origin(top)
     if origin in (str(folder / f'{top}.py'), str(folder / top / '__init__.py')):
         return None
@@ -239,14 +239,14 @@ def _other_than(top: str, folder: Path) -> str | None:
 
 
 def _origin(top: str) -> str:
-    """The file to which `import top` leads, or '' where there is none."""
+    """The file that `import top` would load, or '' if there is none."""
     spec = getattr(sys.modules.get(top), '__spec__', None) or _spec(top)
     origin = getattr(sys.modules.get(top), '__file__', None) or (spec and spec.origin) or ''
     return os.path.realpath(origin) if os.path.isabs(origin) else ''
 
 
 def _imported_names(file: Path) -> list[tuple[int, str]]:
-    """(line, name) of the modules that a file imports; none where it cannot be read."""
+    """(line, name) of the modules that a file imports; empty if it cannot be parsed."""
     try:
         tree = ast.parse(file.read_bytes())
     except (SyntaxError, ValueError, OSError):

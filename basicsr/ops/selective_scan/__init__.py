@@ -23,7 +23,7 @@ from .reference import reference_scan
 __all__ = ['BACKENDS', 'available_backends', 'chosen_backend', 'selective_scan']
 
 BACKENDS = ('mamba_ssm', 'triton', 'cpu', 'torch', 'reference')
-"""The best one first, where it works."""
+"""All backends, in order of preference."""
 
 ENVIRONMENT = 'LDT_SELECTIVE_SCAN'
 """Environment variable that chooses the backend."""
@@ -40,7 +40,7 @@ def _mamba_ssm() -> Callable | None:
         return None
     try:
         from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
-    except Exception as error:  # its own extension, or one of the many packages that it imports
+    except Exception as error:  # its own extension, or one of its many dependencies
         _log().warning(
             'mamba-ssm is installed but does not import (%s); it is left aside. To use it, build its extension: '
             'MAMBA_FORCE_BUILD=TRUE pip install --no-build-isolation --force-reinstall --no-deps mamba-ssm; to '
@@ -55,7 +55,7 @@ def _mamba_ssm() -> Callable | None:
 def _cpu_works() -> bool:
     try:
         cpu_scan.load()
-    except Exception as error:  # whatever a compiler, linker or loader may come up with
+    except Exception as error:  # compilers, linkers and loaders fail in many ways
         cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         _log().warning('The selective scan could not be compiled (%s); using the slower backend "torch"', cause)
         return False
@@ -64,7 +64,7 @@ def _cpu_works() -> bool:
 
 @cache
 def _triton_works() -> bool:
-    """Whether Triton's kernels compile for this GPU and give, in a small case, what plain torch gives."""
+    """Whether Triton's kernels compile for this GPU and agree with plain torch in a small case."""
     if importlib.util.find_spec('triton') is None:
         _log().warning('Triton is not installed; using the slower selective scan "torch": pip install triton')
         return False
@@ -80,7 +80,7 @@ def _triton_works() -> bool:
             results.append([y, *module.backward(y, *tensors, kept, True, 1)])
         for own, expected in zip(*results, strict=True):
             torch.testing.assert_close(own, expected, rtol=1e-3, atol=1e-3)
-    except Exception as error:  # whatever a compiler or a driver may come up with
+    except Exception as error:  # compilers and drivers fail in many ways
         cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         _log().warning('Triton\'s selective scan does not work on this GPU (%s); using the slower "torch"', cause)
         return False
@@ -89,7 +89,7 @@ def _triton_works() -> bool:
 
 @cache
 def available_backends(device_type: str) -> tuple[str, ...]:
-    """Names of the backends that work for tensors on a device of this type, the best one first."""
+    """Names of the backends that work for tensors on a device of this type, best first."""
     works = {
         'mamba_ssm': lambda: device_type == 'cuda' and _mamba_ssm() is not None,
         'triton': lambda: device_type == 'cuda' and _triton_works(),
@@ -112,7 +112,7 @@ def _cached_choice(device_type: str, double: bool, asked: str | None) -> str:
     """
     if asked is not None and asked not in BACKENDS:
         raise ValueError(f'no selective scan backend is called {asked!r}; choose from {", ".join(BACKENDS)}')
-    # Only these two compute in float64; the plain ones need no look at compilers.
+    # Only these two compute in float64; no compiler needs to be tried.
     usable = ('torch', 'reference') if double or asked in ('torch', 'reference') else available_backends(device_type)
     if asked is not None and asked not in usable:
         kind = f'float64 on {device_type}' if double else device_type
@@ -146,23 +146,23 @@ def selective_scan(
     *,
     reverse_groups: int = 0,
 ) -> Tensor:
-    """Scan each channel with input-dependent step, input and output matrices.
+    """Scan each channel with input-dependent step sizes, input and output matrices.
 
     Args:
         u: Input, (batch, groups * dim, length); or (batch, u_groups * dim, length) with u_groups a divisor of groups,
             where group g reads the input of group g % u_groups.
         delta: Step, (batch, groups * dim, length), before bias and softplus.
-        A: State matrix (diagonal), (groups * dim, state), negative where the state is to decay.
+        A: State matrix (diagonal), (groups * dim, state); negative entries make the state decay.
         B: Input matrix, (batch, groups, state, length), shared by the `dim` channels of a group.
         C: Output matrix, (batch, groups, state, length).
         D: Skip weight, (groups * dim).
         delta_bias: Added to `delta`, (groups * dim).
         delta_softplus: Whether delta, after the bias, goes through softplus.
         backend: One of `BACKENDS`; None takes that of the environment variable LDT_SELECTIVE_SCAN, or else the best.
-        reverse_groups: The last so many groups are walked from the end of the sequence to its start.
+        reverse_groups: Number of groups, the last ones, that are scanned from the end of the sequence to its start.
 
     Returns:
-        y, (batch, groups * dim, length), of the type of `u`; computed in float32, or float64 where `u` is.
+        y, (batch, groups * dim, length), of the type of `u`; computed in float32, or in float64 if `u` is.
 
     Raises:
         ValueError: Shapes that do not fit, or a backend that is unknown or does not work on this device.
@@ -201,7 +201,7 @@ def _with_groups(backend: str, tensors: list, softplus: bool, groups: int, rever
 
 
 def _without_groups(backend: str, tensors: list, softplus: bool, reverse_groups: int) -> Tensor:
-    """For operators that know neither shared inputs nor directions: copies are repeated and turned round."""
+    """For operators without shared inputs or directions: inputs are repeated, and reversed groups flipped."""
     u, delta, A, B, C, D, bias = tensors
     groups = B.shape[1]
 

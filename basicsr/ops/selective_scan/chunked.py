@@ -1,9 +1,9 @@
 """The scan in plain torch, chunked: about 4 sqrt(length) vectorised steps instead of `length`.
 
-The sequence is cut into K chunks of T steps. All chunks run side by side, first from a zero state to learn where each
-one ends, then, after the K ends were chained, once more from the right state. Every factor is exp(delta A) or a product
-of them, never its inverse, so nothing overflows that the plain loop would not. Backward keeps the inputs alone and
-recomputes the states; rows (batch x group) are worked off in blocks, which bounds the memory.
+The sequence is cut into K chunks of T steps. All chunks run in parallel, first from a zero state to find their final
+states and then, once the K final states have been chained, again from the correct initial state. Every factor is
+exp(delta A) or a product of them, never an inverse, so nothing overflows that the plain loop would not. Only the inputs
+are kept for backward, which recomputes the states; rows (batch x group) are processed in blocks to bound the memory.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _BLOCK = 1 << 21
-"""Most floats in one of the (T, K, rows, dim, state) tensors of a block, unless a single row has more."""
+"""Maximum number of floats in a (T, K, rows, dim, state) tensor of a block, unless a single row has more."""
 
 
 def kept_shape(delta: Tensor, state: int) -> tuple[int, ...]:
@@ -38,7 +38,7 @@ def forward(u, delta, A, B, C, D, bias, softplus: bool, backwards: int, keep: bo
 
 
 def backward(grad, u, delta, A, B, C, D, bias, kept, softplus: bool, backwards: int) -> tuple[Tensor, ...]:
-    """Gradients by u, delta, A, B, C, D and bias, of their shapes."""
+    """Gradients with respect to u, delta, A, B, C, D and bias, in their shapes."""
     inputs = _Inputs.of(u, delta, A, B, C, bias, softplus, backwards)
     parts = [torch.empty_like(tensor) for tensor in (inputs.u, inputs.delta, inputs.A, inputs.B, inputs.C)]
     grad_rows = _walked(grad, backwards).flatten(0, 1)
@@ -58,12 +58,12 @@ def backward(grad, u, delta, A, B, C, D, bias, kept, softplus: bool, backwards: 
 
 
 def _by_group(u: Tensor, delta: Tensor) -> Tensor:
-    """u repeated, so that every group has its own."""
+    """u repeated so that every group has its own."""
     return u.repeat(1, delta.shape[1] // u.shape[1], 1, 1)
 
 
 def _walked(tensor: Tensor, backwards: int) -> Tensor:
-    """Turn the last `backwards` groups of (batch, groups, …, length) round in time."""
+    """Reverse the last `backwards` groups of (batch, groups, …, length) in time."""
     if not backwards:
         return tensor
     ahead = tensor.shape[1] - backwards
@@ -72,7 +72,7 @@ def _walked(tensor: Tensor, backwards: int) -> Tensor:
 
 @dataclass
 class _Inputs:
-    """One row a (batch, group): u, delta (rows, dim, length), A (rows, dim, state), B, C (rows, state, length)."""
+    """One row per (batch, group): u, delta (rows, dim, length), A (rows, dim, state), B, C (rows, state, length)."""
 
     u: Tensor
     delta: Tensor
@@ -147,7 +147,7 @@ class _Block:
         return h, start
 
     def adjoint_states(self, grad: Tensor) -> Tensor:
-        """g_t = C_t grad_t + decay_(t+1) g_(t+1), the gradient by h_t, (T, K, rows, dim, state)."""
+        """g_t = C_t grad_t + decay_(t+1) g_(t+1), the gradient with respect to h_t, (T, K, rows, dim, state)."""
         g = grad.unsqueeze(-1) * self.C.unsqueeze(-2)
         first = g[-1]
         for t in range(len(g) - 2, -1, -1):
@@ -167,14 +167,14 @@ class _Block:
         return (self.states()[0] @ self.C.unsqueeze(-1)).squeeze(-1)
 
     def gradients(self, grad: Tensor) -> tuple[Tensor, ...]:
-        """Gradients by u, delta, A, B, C of this block's rows, for `grad` by y, (rows, dim, length)."""
+        """Gradients of u, delta, A, B, C for this block's rows, given that of y, `grad` (rows, dim, length)."""
         grad = _enter(grad, len(self.u))
         h, start = self.states()
         g = self.adjoint_states(grad)
         grad_C = (grad.unsqueeze(-2) @ h).squeeze(-2)
         grad_B = ((self.delta * self.u).unsqueeze(-2) @ g).squeeze(-2)
         grad_input = (g @ self.B.unsqueeze(-1)).squeeze(-1)
-        # By the exponent delta_t A: g_t decay_t h_(t-1), made in the memory of g.
+        # Gradient of the exponent delta_t A: g_t decay_t h_(t-1), computed in place in g.
         exponent = g.mul_(self.decay)
         exponent[0].mul_(start)
         exponent[1:].mul_(h[:-1])

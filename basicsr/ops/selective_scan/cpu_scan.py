@@ -1,4 +1,4 @@
-"""The scan in C++, built on first use for the machine's instruction set and kept in torch's cache of extensions."""
+"""The scan in C++, built on first use for the machine's instruction set and cached with torch's extensions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 try:
     import fcntl
-except ImportError:  # Windows: torch's own lock has to do
+except ImportError:  # Windows: torch's own lock has to suffice
     fcntl = None
 
 SOURCE = Path(__file__).with_name('csrc') / 'scan.cpp'
@@ -39,7 +39,7 @@ def _flags() -> list[str]:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock file `path`; the system lets go of it when the process ends, however that happens."""
+    """Hold the lock file `path`; the system releases it when the process ends, however that happens."""
     with open(path, 'w') as file:
         if fcntl is not None:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -56,10 +56,10 @@ def _build(library: Path) -> None:
 
         os.environ['PATH'] = os.pathsep.join([ninja.BIN_DIR, os.environ.get('PATH', '')])
     except ImportError:
-        pass  # the system may have one
+        pass  # the system may provide one
     folder = tempfile.mkdtemp(dir=library.parent, prefix='build-')
     try:
-        # Not linked to an OpenMP library: the one that torch has loaded serves, and two in a process would fight.
+        # Not linked to an OpenMP library: torch has loaded one already, and two in a process would conflict.
         cpp_extension.load(
             'basicsr_scan',
             [str(SOURCE)],
@@ -74,10 +74,10 @@ def _build(library: Path) -> None:
 
 @cache
 def load() -> None:
-    """Load the operators, after a build where there was none for this source, torch and instruction set.
+    """Load the operators, building them first if this source, torch and instruction set have no build yet.
 
     Raises:
-        Exception: No compiler, or a build that fails.
+        Exception: There is no compiler, or the build fails.
     """
     key = hashlib.sha256('\n'.join([SOURCE.read_text(), torch.__version__, *_flags()]).encode()).hexdigest()[:16]
     # Torch's own folder for extensions, without the import of its builder, which takes a second.
@@ -89,12 +89,12 @@ def load() -> None:
         with _locked(folder / f'scan-{key}.lock'):
             if not library.is_file():
                 _build(library)
-                return  # the build has loaded it
+                return  # the build loads it as well
     torch.ops.load_library(str(library))
 
 
 def kept_shape(delta: Tensor, state: int) -> tuple[int, ...]:
-    """Shape of what `forward` keeps for backward: the states at the start of every tile."""
+    """Shape of what `forward` keeps for `backward`: the states at the start of every tile."""
     batch, groups, dim, length = delta.shape
     lanes = 16 if torch.backends.cpu.get_cpu_capability() == 'AVX512' else 8
     return batch, groups, -(-length // TILE), -(-dim // lanes), state, lanes
@@ -108,7 +108,7 @@ def forward(u, delta, A, B, C, D, bias, softplus: bool, backwards: int, keep: bo
 
 
 def backward(grad, u, delta, A, B, C, D, bias, kept, softplus: bool, backwards: int) -> tuple[Tensor, ...]:
-    """Gradients by u, delta, A, B, C, D and bias, of their shapes."""
+    """Gradients with respect to u, delta, A, B, C, D and bias, in their shapes."""
     load()
     grads = torch.ops.basicsr_cpu.scan_backward(grad, u, delta, A, B, C, D, bias, kept, softplus, backwards)
     grad_u, grad_delta, *summed = grads

@@ -2,7 +2,7 @@
 
 Shapes: u (batch, u_groups, dim, length), delta (batch, groups, dim, length), A (groups, dim, state), B, C (batch,
 groups, state, length), D, bias (groups, dim). Group g reads u of group g % u_groups; the last `backwards` groups are
-walked from the end of the sequence to its start. A backend is a module with `forward`, `backward` and `kept_shape`.
+scanned from the end of the sequence to its start. A backend is a module with `forward`, `backward` and `kept_shape`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def scan_backward(
     backwards: int,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients by u, delta, A, B, C, D and bias; the last two also where there is none."""
+    """Gradients with respect to u, delta, A, B, C, D and bias; tensors for the last two even if they are absent."""
     grad = grad.contiguous()
     return tuple(backend_module(backend).backward(grad, u, delta, A, B, C, D, bias, kept, softplus, backwards))
 

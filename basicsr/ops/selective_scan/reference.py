@@ -1,4 +1,4 @@
-"""The scan as it is defined, one step after the other: the truth that the other backends are tested against."""
+"""The scan by its definition, one step after another: the reference that the other backends are tested against."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.nn.functional import softplus
 
 
 def reference_scan(u, delta, A, B, C, D, delta_bias, delta_softplus: bool) -> Tensor:
-    """`selective_scan` in the type of its inputs; memory and graph grow with length times state."""
+    """`selective_scan` in the type of its inputs; memory and autograd graph grow with length times state."""
     batch, channels, _ = u.shape
     groups, state = B.shape[1], A.shape[1]
     shape = (batch, groups, channels // groups)

@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 
 from .triton_kernels import LONG, SHORT, SPAN, STEPS, adjoint_kernel, backward_kernel, forward_kernel
 
-# Rows of a backward program. One needs 140 registers, but loads B and C, and adds up their gradients, twice as often.
+# Rows per backward program. One needs 140 registers, but loads B and C, and sums their gradients, twice as often.
 BACKWARD_ROWS = 2
 
 
@@ -53,7 +53,7 @@ def forward(
         D: (groups, dim).
         bias: Added to delta, (groups, dim).
         softplus: Whether delta, after the bias, goes through softplus.
-        backwards: How many groups, the last ones, are walked from the end of the sequence to its start.
+        backwards: Number of groups, the last ones, that are scanned from the end of the sequence to its start.
         keep: Whether `backward` follows.
 
     Returns:
@@ -88,7 +88,7 @@ def backward(
     softplus: bool,
     backwards: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients by u, delta, A, B, C, D and bias, in their shapes, of the sum of y times `grad`.
+    """Gradients with respect to u, delta, A, B, C, D and bias, in their shapes, of the sum of y times `grad`.
 
     Args:
         grad: (batch, groups, dim, length).
@@ -99,7 +99,7 @@ def backward(
         C: See u.
         D: See u.
         bias: See u.
-        kept: What `forward` has returned beside y.
+        kept: What `forward` returned in addition to y.
         softplus: See u.
         backwards: See u.
     """
@@ -138,18 +138,19 @@ def _multiprocessors(device: torch.device) -> int:
 
 
 def _rows(channels: int, device: torch.device) -> int:
-    """Rows of the kernels that are sequential in time: two if 8 warps are left for each multiprocessor, else one.
+    """Rows per program of the kernels that are sequential in time: two if 8 warps per multiprocessor remain, else one.
 
-    Two halve the traffic of B and C, which with one keeps the L1 cache as busy as the exponentials keep their units.
+    Two rows halve the traffic of B and C, which with one row loads the L1 cache as fully as the exponentials load
+    the arithmetic units.
     """
     return 2 if channels >= 16 * _multiprocessors(device) else 1
 
 
 def _part(programs: int, dim: int, state: int, device: torch.device) -> int:
-    """How many channels of a group a program of backward adds up; each part has gradients by B and C of its own.
+    """Channels of a group that a backward program sums over; each part has its own gradients of B and C.
 
-    So few that the 8 programs that fit a multiprocessor are replaced four times, but not so few that these gradients
-    become larger than the one by delta.
+    Few enough that the 8 programs that fit on a multiprocessor are replaced four times, but not so few that these
+    gradients become larger than that of delta.
     """
     parts = max(1, min(triton.cdiv(32 * _multiprocessors(device), programs), dim // (2 * state)))
     step = SPAN.value // SHORT.value * BACKWARD_ROWS
