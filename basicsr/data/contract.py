@@ -1,7 +1,7 @@
-"""How a data set is made of its section of the options.
+"""How a data set is built from its section of the options.
 
-A data set says in its signature what it takes, as a network does, and gets each argument by its name. One of BasicSR's
-kind takes the whole section, as its one required argument `opt`.
+A data set declares its arguments in its signature, as a network does, and gets each by name. One in BasicSR's manner
+takes the whole section, as its one required argument `opt`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ Kind = TypeVar('Kind', bound=type)
 
 
 def from_section(factory: Callable[..., Dataset], section: dict[str, Any]) -> Dataset:
-    """Call a data set's class or function with what its section says; `opt` of the result is the section.
+    """Call a data set's class or function with the values of its section; the result's `opt` is the section.
 
-    Of the keys that the loader and the pipeline read, phase, scale and name among them, it gets those that it asks for.
+    Of the keys that the loader and the pipeline read, such as phase, scale and name, it gets those that it asks for.
 
     Raises:
-        ValueError: A key that the class does not have, a missing one, or a value that it refuses.
+        ValueError: An unknown key, a missing one, or a value that the class refuses.
     """
     if takes_whole_section(factory):
         dataset = factory(section)
@@ -48,10 +48,10 @@ def from_section(factory: Callable[..., Dataset], section: dict[str, Any]) -> Da
 
 
 def accepts_opt(kind: Kind) -> Kind:
-    """Decorate a data set with a signature, so that `kind(opt)`, BasicSR's call, works as well.
+    """Decorate a data set with a signature so that BasicSR's call `kind(opt)` works as well.
 
-    `opt`, a section of the options, stands for the arguments that it holds; other keys are left to subclasses, in
-    `self.opt`. However it is called, `kind.check_options` looks at the arguments, and its first mistake is raised.
+    The arguments are then taken from the section `opt`; other keys are left to subclasses, in `self.opt`. However it is
+    called, `kind.check_options`, if it has one, checks the arguments, and the first mistake is raised.
     """
     plain = kind.__init__
     parameters = dict(list(inspect.signature(plain).parameters.items())[1:])
@@ -65,7 +65,7 @@ def accepts_opt(kind: Kind) -> Kind:
         given = inspect.signature(plain).bind(self, *args, **kwargs)
         given.apply_defaults()
         arguments = {key: value for key, value in given.arguments.items() if key in parameters and value is not None}
-        for key, message in kind.check_options(arguments):
+        for key, message in getattr(kind, 'check_options', lambda given: ())(arguments):
             raise ValueError(f'{key}: {message}')
         self.opt = opt if isinstance(opt, Mapping) else arguments
         plain(self, *args, **kwargs)
@@ -75,7 +75,7 @@ def accepts_opt(kind: Kind) -> Kind:
 
 
 def _is_left_out(parameter: inspect.Parameter | None) -> bool:
-    """Whether None, `~` in a file, is as good as no value."""
+    """Whether None, `~` in a file, counts as left out."""
     if parameter is None:
         return False
     kinds = getattr(parameter.annotation, '__args__', ())
