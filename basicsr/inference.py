@@ -1,4 +1,4 @@
-"""A checkpoint on pictures, without an option file."""
+"""Applying a checkpoint to pictures, without an option file."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ _PROBE = 16
 
 
 class Restorer:
-    """What the network of a checkpoint makes of a picture.
+    """Restores pictures with the network of a checkpoint.
 
     Args:
-        checkpoint: The file. The network is read from it, see `network_options`.
+        checkpoint: The file. The network is determined from it, see `network_options`.
         device: Where it runs.
-        tiling: How pictures are cut; None: as the network likes it, or in tiles of about 200 pixels.
-        ensemble: Average over a picture's eight flips and turns.
-        param_key: Which weights of the file; None: `params_ema`, the moving average, where it is there, or `params`.
+        tiling: How pictures are tiled; None: the network's default, or tiles of about 200 pixels.
+        ensemble: Average over a picture's eight flips and rotations.
+        param_key: Key of the weights in the file; None: `params_ema`, the moving average, if present, else `params`.
 
     Attributes:
         net: The network.
         scale: Its scale.
 
     Raises:
-        FileNotFoundError, ValueError: No file, no checkpoint, or no network that is known and for pictures.
+        FileNotFoundError, ValueError: No such file, not a checkpoint, or not a known network for pictures.
     """
 
     def __init__(
@@ -76,14 +76,14 @@ class Restorer:
     def __call__(self, img: np.ndarray) -> np.ndarray:
         """Restore a picture.
 
-        A grey picture stays grey, also where the network takes colours; a network for grey pictures gets each channel
-        by itself. An alpha channel is enlarged by bicubic interpolation.
+        A grey picture stays grey, even if the network takes colours; a network for grey pictures gets each channel
+        separately. An alpha channel is enlarged by bicubic interpolation.
 
         Args:
             img: (h, w), (h, w, 3) BGR or (h, w, 4) BGRA; uint8, uint16, or floats in [0, 1].
 
         Returns:
-            (h * scale, w * scale[, 3 or 4]) of the same type; of floats uint16.
+            (h * scale, w * scale[, 3 or 4]) of the same type; uint16 for floats.
 
         Raises:
             ValueError: Another type or number of channels.
@@ -102,7 +102,7 @@ class Restorer:
 
     @torch.inference_mode()
     def _restore(self, lq: Tensor) -> Tensor:
-        """(c, h, w) in [0, 1] -> (c, h * scale, w * scale), for c of 1 or 3 whatever the network takes."""
+        """(c, h, w) in [0, 1] -> (c, h * scale, w * scale), for c = 1 or 3, whatever the network takes."""
         grey = len(lq) == 1
         batch = lq[:, None] if self.channels == 1 else lq.expand(3, -1, -1)[None]
         infer = partial(self.tiling.run, partial(fitted, self.net, self.traits, scale=self.scale), scale=self.scale)
@@ -114,12 +114,12 @@ class Restorer:
 
 
 def read_picture(path: str | os.PathLike) -> np.ndarray:
-    """Read a picture in its own depth: (h, w), (h, w, 3) BGR or (h, w, 4) BGRA.
+    """Read a picture at its own bit depth: (h, w), (h, w, 3) BGR or (h, w, 4) BGRA.
 
-    A picture without alpha is turned as its EXIF data say.
+    A picture without alpha is rotated as its EXIF data say.
 
     Raises:
-        OSError, ValueError: It cannot be read, or is no picture.
+        OSError, ValueError: It cannot be read, or is not a picture.
     """
     content = Path(path).read_bytes()
     img = imfrombytes(content, 'unchanged')
@@ -127,7 +127,7 @@ def read_picture(path: str | os.PathLike) -> np.ndarray:
 
 
 def write_picture(img: np.ndarray, path: str | os.PathLike) -> None:
-    """Write a picture whole or not at all, with 8 bits where the format has no more.
+    """Write a picture atomically, with 8 bits if the format has no more.
 
     Raises:
         OSError, ValueError: It cannot be written, or the format has no alpha channel for it.

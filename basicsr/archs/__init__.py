@@ -17,8 +17,8 @@ def build_network(opt: dict) -> nn.Module:
     """Build the network that `opt['type']` names, with the other entries as arguments.
 
     Raises:
-        KeyError: No network of that name; the message lists those that there are.
-        ValueError: An entry that is no argument of the network.
+        KeyError: No network of that name; the message lists the available ones.
+        ValueError: An entry that is not an argument of the network.
     """
     network = build(ARCH_REGISTRY, opt)
     logging.getLogger('basicsr').info('Network [%s] is created.', network.__class__.__name__)

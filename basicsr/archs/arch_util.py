@@ -61,10 +61,10 @@ class Upsample(nn.Sequential):
 def default_init_weights(
     module_list: nn.Module | Iterable[nn.Module], scale: float = 1, bias_fill: float = 0, **kwargs
 ) -> None:
-    """Initialise convolutions and linear layers by Kaiming's rule, times `scale`, and norms by one.
+    """Initialise convolutions and linear layers by Kaiming's rule, times `scale`, and norms with ones.
 
     Args:
-        module_list: Modules, with all that is in them.
+        module_list: Modules, including their submodules.
         scale: Factor on the weights; below 1 for residual blocks.
         bias_fill: Value of the biases.
         **kwargs: Further arguments of `torch.nn.init.kaiming_normal_`.
@@ -115,7 +115,7 @@ def pixel_unshuffle(x: Tensor, scale: int) -> Tensor:
 
 
 def to_ntuple(n: int) -> Callable[[Any], tuple]:
-    """A function that makes a tuple: of a value `n` times that value, of a sequence its items."""
+    """A function that makes a tuple: `n` copies of a single value, or the items of a sequence."""
 
     def to_tuple(value: Any) -> tuple:
         return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,) * n
@@ -129,13 +129,13 @@ to_1tuple, to_2tuple, to_3tuple, to_4tuple = map(to_ntuple, (1, 2, 3, 4))
 def flow_warp(
     x: Tensor, flow: Tensor, interp_mode: str = 'bilinear', padding_mode: str = 'zeros', align_corners: bool = True
 ) -> Tensor:
-    """Look up each pixel of (N, C, H, W) where `flow` points.
+    """Sample (N, C, H, W) at the positions to which `flow` points.
 
     Args:
         x: (N, C, H, W).
-        flow: (N, H, W, 2); how many pixels to the right and downwards.
+        flow: (N, H, W, 2); displacements in pixels, to the right and downwards.
         interp_mode: 'bilinear' or 'nearest'.
-        padding_mode: What lies outside: 'zeros', 'border' or 'reflection'.
+        padding_mode: Values outside the picture: 'zeros', 'border' or 'reflection'.
         align_corners: Whether -1 and 1 are the centres of the corner pixels, or the corners of the picture.
 
     Returns:
@@ -161,12 +161,12 @@ def resize_flow(
     interp_mode: str = 'bilinear',
     align_corners: bool = False,
 ) -> Tensor:
-    """Resize a flow, and its vectors with it: (N, 2, H, W) -> (N, 2, H', W').
+    """Resize a flow and scale its vectors accordingly: (N, 2, H, W) -> (N, 2, H', W').
 
     Args:
         flow: (N, 2, H, W), to the right and downwards.
         size_type: Whether `sizes` are factors or pixels.
-        sizes: Of height and width.
+        sizes: Factors or pixels, for height and width.
         interp_mode: A mode of `torch.nn.functional.interpolate`.
         align_corners: As there.
 
@@ -182,15 +182,15 @@ def resize_flow(
 
 
 class DCNv2Pack(DeformConv2d):
-    """Modulated deformable convolution of `x`, whose offsets and masks a convolution of `feat` gives.
+    """Modulated deformable convolution of `x`, with offsets and masks computed from `feat` by a convolution.
 
-    Zhu et al., "Deformable ConvNets v2", CVPR 2019. It begins as a plain convolution at half strength.
+    Zhu et al., "Deformable ConvNets v2", CVPR 2019. It starts as a plain convolution at half strength.
 
     Args:
         in_channels: Channels of `x` and of `feat`.
         out_channels: Channels of the output.
-        kernel_size, stride, padding, dilation, groups, bias: As of `torch.nn.Conv2d`.
-        deformable_groups: Groups of channels that are deformed alike.
+        kernel_size, stride, padding, dilation, groups, bias: As in `torch.nn.Conv2d`.
+        deformable_groups: Groups of channels that share offsets.
     """
 
     def __init__(
@@ -224,11 +224,11 @@ class DCNv2Pack(DeformConv2d):
 
 
 def upsample_factor(weights: Mapping[str, Tensor], prefix: str = 'upsample') -> int:
-    """Scale of an `Upsample` whose weights have names that begin with `prefix`."""
+    """Scale of the `Upsample` whose weights' names begin with `prefix`."""
     convs = [weights[name] for name in weights if re.match(rf'{re.escape(prefix)}\.\d+\.weight$', name)]
     return math.prod(math.isqrt(conv.shape[0] // conv.shape[1]) for conv in convs)
 
 
 def count_numbers(weights: Mapping[str, Tensor], pattern: str) -> int:
-    """How many different numbers the group of `pattern` matches at the beginning of names: blocks of `body`, say."""
+    """Count the distinct numbers that the group of `pattern` matches at the start of names: blocks of `body`, say."""
     return len({match[1] for name in weights if (match := re.match(pattern, name))})

@@ -1,4 +1,4 @@
-"""Bicubic interpolation as a network: the baseline that every other one has to beat."""
+"""Bicubic interpolation as a network: the baseline that every other network has to beat."""
 
 from __future__ import annotations
 

@@ -12,16 +12,16 @@ from basicsr.utils.registry import ARCH_REGISTRY
 
 
 class MeanShifted(nn.Module):
-    """A network that works on pictures without their mean colour, in another range.
+    """Base of networks that work on pictures with the mean colour subtracted and the values rescaled.
 
     Args:
         num_in_ch: Channels of the input.
         num_out_ch: Channels of the output, to which the same mean is added.
         img_range: Factor on the values.
-        rgb_mean: Mean of each channel, in [0, 1]; not read where the input has one channel and these are three.
+        rgb_mean: Mean of each channel, in [0, 1]; ignored if the input has one channel and there are three means.
 
-    Raises:
-        ValueError: Other numbers of channels than means.
+        Raises:
+            ValueError: The numbers of channels and means differ.
     """
 
     def __init__(self, num_in_ch: int, num_out_ch: int, img_range: float, rgb_mean: Sequence[float]) -> None:
@@ -37,7 +37,7 @@ class MeanShifted(nn.Module):
         self.register_buffer('mean', torch.tensor(rgb_mean).view(1, -1, 1, 1), persistent=False)
 
     def shifted(self, x: Tensor) -> Tensor:
-        """Values in [0, 1] -> those that the layers work on."""
+        """Convert values in [0, 1] to the range of the layers."""
         return (x - self.mean.to(x)) * self.img_range
 
     def unshifted(self, x: Tensor) -> Tensor:
@@ -54,23 +54,23 @@ class EDSR(MeanShifted):
 
     Args:
         num_in_ch: Channels of the input.
-        num_out_ch: Channels of the output; those of the input.
-        num_feat: Channels within.
+        num_out_ch: Channels of the output; as many as in the input.
+        num_feat: Channels of the features.
         num_block: Residual blocks.
         upscale: A power of two, or 3.
         res_scale: Weight of a block's branch; 0.1 keeps wide networks (256 channels) stable.
-        img_range: Range of the values within: 255.0, or 1.0.
-        rgb_mean: Mean of each channel, taken off before and added after.
+        img_range: Range of values inside the network: 255.0 or 1.0.
+        rgb_mean: Mean of each channel, subtracted before and added after.
 
-    Raises:
-        ValueError: A scale that is neither, or channels without a mean.
+        Raises:
+            ValueError: Another scale, or channels without a mean.
     """
 
     not_in_weights = ('res_scale', 'img_range', 'rgb_mean')
 
     @staticmethod
     def options_from_weights(weights: dict[str, Tensor]) -> dict | None:
-        """Arguments that give weights of these names and shapes, see `basicsr.archs.from_weights`."""
+        """Arguments that yield weights with these names and shapes, see `basicsr.archs.from_weights`."""
         if 'body.0.conv1.weight' not in weights or 'conv_after_body.weight' not in weights:
             return None
         num_feat, num_in_ch = weights['conv_first.weight'].shape[:2]

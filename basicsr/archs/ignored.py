@@ -1,4 +1,4 @@
-"""Arguments that published option files give to a network, and that its authors' class takes and forgets."""
+"""Arguments that published option files pass to a network, and that its authors' class accepts and ignores."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from basicsr.utils.registry import did_you_mean
 __all__ = ['near_misses', 'warn_of_ignored']
 
 _NEAR = 0.8
-"""How alike a key and an argument are that must be a slip of the pen, see `did_you_mean`."""
+"""Similarity of a key to an argument above which it must be a typo, see `did_you_mean`."""
 
 
 def near_misses(network: type[nn.Module], given: Collection[str]) -> Iterator[tuple[str, str]]:
-    """What is no argument of `network`, and nearly one, as (key, message): a mistake, not something to ignore."""
+    """Keys that are almost an argument of `network`, as (key, message): typos, not something to ignore."""
     known = [name for name in inspect.signature(network).parameters if name != 'kwargs']
     for key in given:
         if key not in (*known, 'type') and (near := did_you_mean(key, known, _NEAR)) != '.':
@@ -26,10 +26,10 @@ def near_misses(network: type[nn.Module], given: Collection[str]) -> Iterator[tu
 
 
 def warn_of_ignored(network: type[nn.Module], ignored: Mapping[str, object]) -> None:
-    """Say once in a process which arguments are ignored.
+    """Log, once per process, which arguments are ignored.
 
     Raises:
-        ValueError: One that is nearly an argument of `network`.
+        ValueError: One is almost an argument of `network`.
     """
     for key, _ in near_misses(network, ignored):
         known = [name for name in inspect.signature(network).parameters if name != 'kwargs']

@@ -50,17 +50,17 @@ class CAB(nn.Module):
 
 
 class SS2D(nn.Module):
-    """2D selective scan: the picture is read along four paths (rows, columns, and both backwards), whose outputs add.
+    """2D selective scan: the picture is scanned along four paths (rows, columns, and both backwards), which are summed.
 
     Args:
         d_model: Channels C.
-        d_state: States a channel.
-        d_conv: Side of the depthwise convolution.
+        d_state: States per channel.
+        d_conv: Kernel size of the depthwise convolution.
         expand: Inner channels per channel.
         dt_rank: Rank of the step's projection, or 'auto' for ceil(C / 16).
         dt_min, dt_max: Range of the initial steps.
         dt_init_floor: Smallest initial step.
-        scan_backend: Backend of the selective scan; None chooses the best that works.
+        scan_backend: Backend of the selective scan; None chooses the best available.
     """
 
     directions = 4
@@ -165,7 +165,7 @@ class VSSBlock(nn.Module):
 
 
 class BasicLayer(nn.Module):
-    """`blocks`, one after the other, each recomputed in backward where `use_checkpoint` is set."""
+    """`blocks` in sequence, each recomputed in backward if `use_checkpoint` is set."""
 
     def __init__(self, blocks: Sequence[nn.Module], use_checkpoint: bool = False) -> None:
         super().__init__()
@@ -194,7 +194,7 @@ class ResidualGroup(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """(N, C, H, W) -> (N, H, W, C), normalised where `norm_layer` is given. A patch is a pixel."""
+    """(N, C, H, W) -> (N, H, W, C), normalised if `norm_layer` is given. A patch is a pixel."""
 
     def __init__(self, embed_dim: int, norm_layer: type[nn.Module] | None = None) -> None:
         super().__init__()
@@ -219,7 +219,7 @@ def _residual_conv(dim: int, resi_connection: str) -> nn.Module:
 
 
 def _upsampling(weights: dict[str, Tensor], in_chans: int) -> tuple[str, int]:
-    """Upsampler and scale that give weights of these names and shapes."""
+    """Upsampler and scale that yield weights with these names and shapes."""
     if 'conv_before_upsample.0.weight' in weights:
         return 'pixelshuffle', upsample_factor(weights)
     if 'upsample.0.weight' in weights:
@@ -232,28 +232,27 @@ class MambaIR(nn.Module):
     """Image restoration with a state-space model: (N, in_chans, H, W) -> (N, in_chans, H * upscale, W * upscale).
 
     Args:
-        img_size: Side of the training patches; kept for its place in option files, any size runs.
-        patch_size: Ignored, with a warning where it is not 1, as by the authors' class: a patch is a pixel.
+        img_size: Side of the training patches; accepted since option files have it, any size runs.
+        patch_size: Ignored, as by the authors' class, with a warning unless it is 1: a patch is a pixel.
         in_chans: Channels of input and output.
-        embed_dim: Channels C of the features; at least 30, which channel attention divides by.
+        embed_dim: Channels C of the features; at least 30, since channel attention divides them by 30.
         depths: Blocks of each residual group.
         drop_rate: Dropout of the embedded features.
-        d_state: States a channel of the selective scan.
+        d_state: States per channel of the selective scan.
         mlp_ratio: Inner channels per channel of the selective scan.
-        drop_path_rate: Stochastic depth of the last block; rises linearly from 0.
+        drop_path_rate: Stochastic depth of the last block; the rate rises linearly from 0.
         norm_layer: Normalisation of the last dimension.
         patch_norm: Normalise the embedded features.
         use_checkpoint: Recompute blocks in backward: less memory, more time.
         upscale: Scale; 1 for denoising.
-        img_range: 1.0, or 255.0.
+        img_range: 1.0 or 255.0.
         upsampler: 'pixelshuffle' (classical SR), 'pixelshuffledirect' (lightweight SR), or '' (denoising).
         resi_connection: '1conv' or '3conv'.
-        scan_backend: Backend of the selective scan; None chooses the best that works.
-        **kwargs: Taken and ignored, with a warning, as by the authors' class: window_size, num_heads, interval.
+        scan_backend: Backend of the selective scan; None chooses the best available.
+        **kwargs: Accepted and ignored, with a warning, as by the authors' class: window_size, num_heads, interval.
 
-    Raises:
-        ValueError: An upsampler or residual connection that is unknown, too few channels, or what is nearly the name
-            of an argument.
+        Raises:
+            ValueError: An unknown upsampler or residual connection, too few channels, or a misspelt argument.
     """
 
     not_in_weights = ('img_range',)
@@ -261,7 +260,7 @@ class MambaIR(nn.Module):
 
     @staticmethod
     def options_from_weights(weights: dict[str, Tensor]) -> dict | None:
-        """Arguments that give weights of these names and shapes, see `basicsr.archs.from_weights`."""
+        """Arguments that yield weights with these names and shapes, see `basicsr.archs.from_weights`."""
         pattern = re.compile(r'layers\.(\d+)\.residual_group\.blocks\.\d+\.self_attention\.A_logs$')
         blocks = {name: int(block[1]) for name in weights if (block := pattern.match(name))}
         if not blocks:
@@ -278,7 +277,7 @@ class MambaIR(nn.Module):
             'embed_dim': embed_dim,
             'depths': [layers.count(layer) for layer in range(max(layers) + 1)],
             'd_state': d_state,
-            # The network cuts off what is behind the point.
+            # The network truncates to an integer.
             'mlp_ratio': ratio if int(ratio * embed_dim) == inner else (inner + 0.5) / embed_dim,
             'patch_norm': 'patch_embed.norm.weight' in weights,
             'upsampler': upsampler,
@@ -294,7 +293,7 @@ class MambaIR(nn.Module):
 
     @classmethod
     def check_options(cls, given: dict) -> Iterator[tuple[str, str]]:
-        """Mistakes that types do not show, for the check of option files."""
+        """Mistakes that types do not reveal, for the check of option files."""
         return near_misses(cls, given)
 
     def __init__(

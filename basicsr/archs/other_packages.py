@@ -1,4 +1,4 @@
-"""What networks of other packages need: the package when it is used, and weights in the formats that it has."""
+"""Shared by networks of other packages: importing the package on use, and reading its formats of weights."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ['import_package', 'read_weights_file', 'their_warnings_ignored']
 
 
 def import_package(name: str, user: str) -> ModuleType:
-    """Import an optional package, whose extra has its name.
+    """Import an optional package, named like the extra that installs it.
 
     Args:
         name: The package, or a module of it.
         user: What needs it, for the message.
 
     Raises:
-        ImportError: It is not installed, or does not work; the message says how to install it.
+        ImportError: It is not installed or fails to import; the message says how to install it.
     """
     package = name.partition('.')[0]
     try:
@@ -33,20 +33,20 @@ def import_package(name: str, user: str) -> ModuleType:
         lacking = (error.name or package).partition('.')[0]
         needed = package if lacking == package else f'{package}, which needs {lacking}'
         raise ImportError(f"{user} needs {needed}: pip install -e '.[{package}]'") from error
-    except Exception as error:  # what an import runs can fail in any way
+    except Exception as error:  # the code that an import runs can fail in any way
         raise ImportError(f'{user} needs {package}, whose import fails: {type(error).__name__}: {error}') from error
 
 
 @contextmanager
 def their_warnings_ignored() -> Iterator[None]:
-    """Networks of windows call `torch.meshgrid` in a way that torch warns of, and users can do nothing about it."""
+    """Silence torch's warning about `torch.meshgrid` in window-based networks; users can do nothing about it."""
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', r'torch\.meshgrid', UserWarning)
         yield
 
 
 def read_weights_file(path: str | os.PathLike) -> Any:
-    """Read a checkpoint without running code, a safetensors file too.
+    """Read a checkpoint, or a safetensors file, without running code.
 
     Raises:
         FileNotFoundError, ValueError: As `load_checkpoint`; also a damaged safetensors file.
@@ -60,5 +60,5 @@ def read_weights_file(path: str | os.PathLike) -> Any:
         raise ImportError(f'reading {path} needs safetensors: pip install safetensors') from error
     try:
         return load_file(path)
-    except Exception as error:  # its errors are of a class of its own, and of the system's
+    except Exception as error:  # it raises its own error class and the system's
         raise ValueError(f'{path} is no readable safetensors file: {error}') from error

@@ -16,7 +16,7 @@ class ChannelAttention(nn.Module):
 
     Args:
         num_feat: Channels C.
-        squeeze_factor: Channels per channel of the bottleneck.
+        squeeze_factor: Factor by which the bottleneck reduces the channels.
     """
 
     def __init__(self, num_feat: int, squeeze_factor: int = 16) -> None:
@@ -74,25 +74,25 @@ class RCAN(MeanShifted):
 
     Args:
         num_in_ch: Channels of the input.
-        num_out_ch: Channels of the output; those of the input.
-        num_feat: Channels within.
+        num_out_ch: Channels of the output; as many as in the input.
+        num_feat: Channels of the features.
         num_group: Residual groups.
-        num_block: Blocks of a group.
-        squeeze_factor: Channels per channel of the attention's bottleneck.
+        num_block: Blocks per group.
+        squeeze_factor: Factor by which the attention's bottleneck reduces the channels.
         upscale: A power of two, or 3.
         res_scale: Weight of a block's branch.
-        img_range: Range of the values within: 255.0, or 1.0.
-        rgb_mean: Mean of each channel, taken off before and added after.
+        img_range: Range of values inside the network: 255.0 or 1.0.
+        rgb_mean: Mean of each channel, subtracted before and added after.
 
-    Raises:
-        ValueError: A scale that is neither, channels without a mean, or fewer of them than `squeeze_factor`.
+        Raises:
+            ValueError: Another scale, channels without a mean, or fewer features than `squeeze_factor`.
     """
 
     not_in_weights = ('res_scale', 'img_range', 'rgb_mean')
 
     @staticmethod
     def options_from_weights(weights: dict[str, Tensor]) -> dict | None:
-        """Arguments that give weights of these names and shapes, see `basicsr.archs.from_weights`."""
+        """Arguments that yield weights with these names and shapes, see `basicsr.archs.from_weights`."""
         squeeze = weights.get('body.0.residual_group.0.rcab.3.attention.1.weight')
         if squeeze is None:
             return None

@@ -17,7 +17,7 @@ _WEIGHTS_SCALE = 0.1
 
 
 class ResidualDenseBlock(nn.Module):
-    """Five convolutions, each of all that came before it, as a scaled residual: (N, num_feat, H, W) to the same.
+    """Five convolutions, each fed all previous outputs, as a scaled residual: (N, num_feat, H, W) to the same.
 
     Args:
         num_feat: Channels.
@@ -55,19 +55,19 @@ class RRDB(nn.Module):
 
 @ARCH_REGISTRY.register()
 class RRDBNet(nn.Module):
-    """Dense blocks, then twice nearest-neighbour enlargement and a convolution.
+    """Dense blocks, then nearest-neighbour enlargement and a convolution, twice.
 
     (N, num_in_ch, H, W) -> (N, num_out_ch, H * scale, W * scale). Wang et al., "ESRGAN: Enhanced Super-Resolution
-    Generative Adversarial Networks", ECCV workshops 2018; for scales 1 and 2 pixels go into channels first, as in Wang
-    et al., "Real-ESRGAN", ICCV workshops 2021, so that the layers always enlarge fourfold.
+    Generative Adversarial Networks", ECCV workshops 2018; for scales 1 and 2, pixels are first moved into channels, as
+    in Wang et al., "Real-ESRGAN", ICCV workshops 2021, so the layers always enlarge fourfold.
 
     Args:
         num_in_ch: Channels of the input.
         num_out_ch: Channels of the output.
         scale: 1, 2 or 4. Sides of an input are multiples of 4 / scale.
-        num_feat: Channels within.
+        num_feat: Channels of the features.
         num_block: Residual in residual dense blocks.
-        num_grow_ch: Channels that a convolution of a dense block adds.
+        num_grow_ch: Channels that each convolution of a dense block adds.
 
     Raises:
         ValueError: Another scale.
@@ -75,9 +75,9 @@ class RRDBNet(nn.Module):
 
     @staticmethod
     def options_from_weights(weights: dict[str, Tensor]) -> dict | None:
-        """Arguments that give weights of these names and shapes, see `basicsr.archs.from_weights`.
+        """Arguments that yield weights with these names and shapes, see `basicsr.archs.from_weights`.
 
-        The input is taken to have the channels of the output where those of the first layer allow it.
+        The input is assumed to have as many channels as the output if the first layer allows it.
         """
         if 'body.0.rdb1.conv1.weight' not in weights:
             return None

@@ -1,4 +1,4 @@
-"""Networks of spandrel: some forty architectures of restoration, by name or from a checkpoint."""
+"""Networks of spandrel: some forty restoration architectures, by name or from a checkpoint."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _package() -> Any:
 
 @cache
 def _architectures() -> dict[str, type[nn.Module]]:
-    """The classes of networks by spandrel's names; where an architecture has several, by the names of the classes."""
+    """The network classes by spandrel's names; if an architecture has several, by the names of the classes."""
     found: dict[str, type[nn.Module]] = {}
     for support in _package().MAIN_REGISTRY:
         made = next((arg for base in type(support.architecture).__orig_bases__ for arg in get_args(base)), None)
@@ -49,35 +49,35 @@ def _architecture(name: str) -> type[nn.Module]:
 
 
 def _recognised(weights: dict[str, Any]) -> Any:
-    """spandrel's descriptor of the network that has such weights, with a network of its own.
+    """spandrel's descriptor of the network with such weights, and an instance of that network.
 
     Raises:
-        LookupError: None has.
-        ValueError: They are nearly those of one.
+        LookupError: spandrel knows no such network.
+        ValueError: The weights are almost, but not quite, those of one.
     """
     spandrel = _package()
     try:
         with (
             their_warnings_ignored(),
             torch.random.fork_rng(devices=[]),
-        ):  # the weights that it begins with are drawn, and then replaced
+        ):  # its initial weights are random, and then replaced
             return spandrel.ModelLoader().load_from_state_dict(dict(weights))
     except spandrel.UnsupportedModelError as error:
         raise LookupError('spandrel knows no network with such weights') from error
-    except Exception as error:  # whatever a parser of names and shapes does with unexpected ones
+    except Exception as error:  # parsing unexpected names and shapes can fail in any way
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise ValueError('; '.join(lines[:2]) or type(error).__name__) from error
 
 
 def _tried(descriptor: Any, name: str) -> bool:
-    """Run a network on a small picture: in a training pictures in [0, 1] go in, and such must come out.
+    """Run a network on a small picture: to be trained, it must map pictures in [0, 1] to pictures in [0, 1].
 
     Returns:
-        Whether it leaves its input as it is.
+        Whether it leaves its input unchanged.
 
     Raises:
-        ValueError: spandrel prepares the input or picks from the output; or the network is for something else, or does
-            not run.
+        ValueError: spandrel prepares the input or selects from the output; or the network is for something else, or
+            does not run.
     """
     if descriptor.purpose not in _PURPOSES:
         raise ValueError(f'{name} of spandrel is for {descriptor.purpose}; those for SR and Restoration can be trained')
@@ -88,7 +88,7 @@ def _tried(descriptor: Any, name: str) -> bool:
     try:
         with torch.inference_mode():
             through_spandrel, bare = descriptor(x.clone()), descriptor.model(given)
-    except Exception as error:  # arguments that do not go together may show when it runs
+    except Exception as error:  # incompatible arguments may only show when it runs
         raise ValueError(f'{name} of spandrel does not run on a picture of {side} x {side}: {error}') from error
     if not isinstance(bare, Tensor) or not torch.equal(through_spandrel.nan_to_num(), bare.clamp(0, 1).nan_to_num()):
         raise ValueError(
@@ -102,9 +102,9 @@ def _copied(net: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 def _prepare(net: nn.Module, descriptor: Any, name: str) -> None:
-    """Try `net` by the network of `descriptor`, which is the same, and tell it its traits."""
+    """Try out `net` by way of the descriptor's identical network, and set its traits."""
     if not _tried(descriptor, name):
-        net.register_forward_pre_hook(_copied)  # both branches, and the next epoch, are given the same picture
+        net.register_forward_pre_hook(_copied)  # both branches, and the next epoch, get the same picture
     net.traits = _traits(descriptor)
 
 
@@ -128,7 +128,7 @@ def _from_checkpoint(path: str | os.PathLike) -> nn.Module:
         raise ValueError(f'{path}: {error}, which begin: {names}') from error
     except ValueError as error:
         raise ValueError(f'{path} holds no weights that spandrel can load: {error}') from error
-    net = copy.deepcopy(descriptor.model)  # before the trial below, from which it may keep something
+    net = copy.deepcopy(descriptor.model)  # before the trial below, from which it may retain something
     _prepare(net, descriptor, f'{descriptor.architecture.id} in {path}')
     logging.getLogger('basicsr').info('%s: %s x%d, by its weights', path, descriptor.architecture.id, descriptor.scale)
     return net.train()
@@ -141,7 +141,7 @@ def _from_name(architecture: str, arguments: dict[str, Any]) -> nn.Module:
             net = call_checked(kind, architecture, **arguments)
     except ValueError:
         raise
-    except Exception as error:  # arguments that do not go together fail anywhere
+    except Exception as error:  # incompatible arguments can fail anywhere
         raise ValueError(f'{architecture} cannot be built from {arguments or "its defaults"}: {error}') from error
     logger = logging.getLogger('basicsr')
     try:
@@ -166,23 +166,23 @@ def _from_name(architecture: str, arguments: dict[str, Any]) -> nn.Module:
 
 @ARCH_REGISTRY.register(name='spandrel')
 def spandrel_network(architecture: str | None = None, checkpoint: Path | None = None, **arguments: Any) -> nn.Module:
-    """A network of spandrel, to train: (N, C, H, W) -> (N, C, H * scale, W * scale).
+    """A trainable network of spandrel: (N, C, H, W) -> (N, C, H * scale, W * scale).
 
-    It is the plain module, whose weights have spandrel's names: what is saved loads there again.
+    It is the plain module with spandrel's names of weights, so saved weights load in spandrel again.
 
     Args:
         architecture: One of spandrel's architectures: DCTLSA, HAT, PLKSR, …
-        checkpoint: In place of `architecture`: a file of weights, from which it is read, and which the network has.
-        **arguments: Of the architecture's class.
+        checkpoint: Instead of `architecture`: a file of weights that determines the network and is loaded into it.
+        **arguments: Arguments of the architecture's class.
 
     Returns:
         The network, with `traits`.
 
     Raises:
         ImportError: spandrel is not installed.
-        FileNotFoundError: No checkpoint.
-        ValueError: An architecture or argument that there is not, a file that is no checkpoint of any, or a network
-            that gives no pictures by itself.
+        FileNotFoundError: There is no such checkpoint.
+        ValueError: An unknown architecture or argument, a file that is not a checkpoint of any architecture, or a
+            network that does not produce pictures by itself.
     """
     if (architecture is None) == (checkpoint is None):
         raise ValueError('either architecture, with its arguments, or checkpoint says which network it is')
@@ -194,7 +194,7 @@ def spandrel_network(architecture: str | None = None, checkpoint: Path | None = 
 
 
 def _check_options(given: dict) -> Iterator[tuple[str, str]]:
-    """Mistakes that types do not show, for the check of option files."""
+    """Mistakes that types do not reveal, for the check of option files."""
     arguments = [key for key in given if key not in ('type', 'architecture', 'checkpoint')]
     if 'checkpoint' in given:
         for key in (*(['architecture'] if 'architecture' in given else ()), *arguments):
@@ -217,7 +217,7 @@ def _check_options(given: dict) -> Iterator[tuple[str, str]]:
 
 
 def _options_from_weights(weights: dict[str, Tensor]) -> dict | None:
-    """Arguments that give weights of these names and shapes, see `basicsr.archs.from_weights`."""
+    """Arguments that yield weights with these names and shapes, see `basicsr.archs.from_weights`."""
     try:
         net = _recognised(weights).model
         name = next(name for name, kind in _architectures().items() if type(net) is kind)
@@ -232,7 +232,7 @@ def _options_from_weights(weights: dict[str, Tensor]) -> dict | None:
 
 
 def _options_to_rebuild(options: dict, checkpoint: str | os.PathLike) -> dict:
-    """Trained weights say what those did that training began with, whose file may be gone."""
+    """Read the network from the trained weights; the file that training started from may be gone."""
     return {'type': 'spandrel', 'checkpoint': str(checkpoint)} if options.get('checkpoint') else options
 
 

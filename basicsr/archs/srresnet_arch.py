@@ -22,8 +22,8 @@ class MSRResNet(nn.Module):
 
     Args:
         num_in_ch: Channels of the input.
-        num_out_ch: Channels of the output; those of the input, or any number where that has one.
-        num_feat: Channels within.
+        num_out_ch: Channels of the output; as many as in the input, or any number if that has one.
+        num_feat: Channels of the features.
         num_block: Residual blocks.
         upscale: 2, 3 or 4.
 
@@ -33,7 +33,7 @@ class MSRResNet(nn.Module):
 
     @staticmethod
     def options_from_weights(weights: dict[str, Tensor]) -> dict | None:
-        """Arguments that give weights of these names and shapes, see `basicsr.archs.from_weights`."""
+        """Arguments that yield weights with these names and shapes, see `basicsr.archs.from_weights`."""
         if not {'upconv1.weight', 'conv_hr.weight'} <= weights.keys():
             return None
         num_feat, num_in_ch = weights['conv_first.weight'].shape[:2]

@@ -1,4 +1,4 @@
-"""SwinIR with BasicSR's arguments and names of weights; its layers are spandrel's, imported when one is built."""
+"""SwinIR with BasicSR's arguments and names of weights; its layers are spandrel's, imported on first use."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _spandrels() -> type[nn.Module]:
 
 
 def _upsampling(weights: dict[str, Tensor], in_chans: int) -> tuple[str, int]:
-    """Upsampler and scale that give weights of these names and shapes."""
+    """Upsampler and scale that yield weights with these names and shapes."""
     if 'conv_up1.weight' in weights:
         return 'nearest+conv', 2 ** count_numbers(weights, r'conv_up(\d)\.')
     if 'conv_before_upsample.0.weight' in weights:
@@ -35,7 +35,7 @@ def _upsampling(weights: dict[str, Tensor], in_chans: int) -> tuple[str, int]:
 
 
 def _training_side(weights: dict[str, Tensor], window_size: int) -> int:
-    """Side of the training patches, which masks of shifted windows and absolute positions have."""
+    """Side of the training patches, from the size of window masks or absolute positions."""
     if 'absolute_pos_embed' in weights:
         return math.isqrt(weights['absolute_pos_embed'].shape[1])
     masks = [value for name, value in weights.items() if name.endswith('.attn_mask')]
@@ -43,7 +43,7 @@ def _training_side(weights: dict[str, Tensor], window_size: int) -> int:
 
 
 def _broken_rules(given: dict) -> Iterator[tuple[str, str]]:
-    """Arguments that do not go together, as (name, message)."""
+    """Incompatible arguments, as (name, message)."""
     if given['upsampler'] not in _UPSAMPLERS:
         yield 'upsampler', f'upsampler is one of {", ".join(map(repr, _UPSAMPLERS[:-1]))}, not {given["upsampler"]!r}'
     if given['resi_connection'] not in ('1conv', '3conv'):
@@ -74,10 +74,11 @@ class SwinIR(nn.Module):
     """Image restoration with shifted windows: (N, in_chans, H, W) -> (N, in_chans, H * upscale, W * upscale).
 
     Liang et al., "SwinIR: Image Restoration Using Swin Transformer", ICCV workshops 2021. Inputs are padded to whole
-    windows by reflection, and outputs cut off.
+    windows by reflection, and outputs cropped.
 
     Args:
-        img_size: Side of the training patches, whose masks are kept; other sizes run. A multiple of `window_size`.
+        img_size: Side of the training patches, whose masks are cached; other sizes run as well. A multiple of
+            `window_size`.
         patch_size: 1; a patch is a pixel.
         in_chans: Channels of input and output.
         embed_dim: Channels of the features; a multiple of each of `num_heads`.
@@ -89,28 +90,28 @@ class SwinIR(nn.Module):
         qk_scale: Factor on queries; None: 1 / sqrt(channels of a head).
         drop_rate: Dropout of features.
         attn_drop_rate: Dropout of attention.
-        drop_path_rate: Stochastic depth of the last block; rises linearly from 0.
+        drop_path_rate: Stochastic depth of the last block; the rate rises linearly from 0.
         norm_layer: Normalisation of the last dimension.
-        ape: Add absolute positions: `img_size` is then the only size that runs.
+        ape: Add absolute positions; then only inputs of `img_size` run.
         patch_norm: Normalise the embedded features.
         use_checkpoint: Recompute blocks in backward: less memory, more time.
         upscale: Scale; 1 for denoising.
-        img_range: 1.0, or 255.0.
+        img_range: 1.0 or 255.0.
         upsampler: 'pixelshuffle' (classical SR), 'pixelshuffledirect' (lightweight SR), 'nearest+conv' (real-world SR),
             or '' (denoising).
         resi_connection: '1conv' or '3conv'.
-        **kwargs: Taken and ignored, with a warning, as by the authors' class.
+        **kwargs: Accepted and ignored, with a warning, as by the authors' class.
 
     Raises:
         ImportError: spandrel is not installed.
-        ValueError: An argument that is none of these; the message names it.
+        ValueError: An invalid or misspelt argument; the message names it.
     """
 
     not_in_weights = ('img_range', 'qk_scale')
 
     @staticmethod
     def options_from_weights(weights: dict[str, Tensor]) -> dict | None:
-        """Arguments that give weights of these names and shapes, see `basicsr.archs.from_weights`."""
+        """Arguments that yield weights with these names and shapes, see `basicsr.archs.from_weights`."""
         index = weights.get(f'{_BLOCK}attn.relative_position_index')
         if index is None:
             return None
@@ -129,7 +130,7 @@ class SwinIR(nn.Module):
             'depths': [count_numbers(weights, pattern) for pattern in blocks],
             'num_heads': [weights[table].shape[1] for table in tables],
             'window_size': window_size,
-            # The network cuts off what is behind the point.
+            # The network truncates to an integer.
             'mlp_ratio': ratio if int(ratio * embed_dim) == inner else (inner + 0.5) / embed_dim,
             'qkv_bias': f'{_BLOCK}attn.qkv.bias' in weights,
             'ape': 'absolute_pos_embed' in weights,
@@ -148,7 +149,7 @@ class SwinIR(nn.Module):
 
     @classmethod
     def check_options(cls, given: dict) -> Iterator[tuple[str, str]]:
-        """Mistakes that types do not show, for the check of option files."""
+        """Mistakes that types do not reveal, for the check of option files."""
         yield from near_misses(cls, given)
         yield from _broken_rules({**_DEFAULTS, **given})
 
@@ -189,13 +190,13 @@ class SwinIR(nn.Module):
                 norm_layer=norm_layer, ape=ape, patch_norm=patch_norm, upscale=upscale, img_range=img_range,
                 upsampler=upsampler, resi_connection=resi_connection,
             )  # fmt: skip
-        # This is that network: its layers and attributes, so that its methods run on `self`.
+        # Take over that network's layers and attributes, so that its methods run on `self`.
         mean = vars(net).pop('mean')
         vars(self).update(vars(net))
         self.register_buffer('mean', mean, persistent=False)
         self.upscale = upscale if upsampler else 1
         for block in (block for layer in self.layers for block in layer.residual_group.blocks if use_checkpoint):
-            # Not spandrel's own way of recomputing: behind frozen layers that loses the gradients.
+            # Not spandrel's own checkpointing, which loses the gradients behind frozen layers.
             block.forward = partial(checkpoint, partial(type(block).forward, block), use_reentrant=False)
 
     def check_image_size(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Networks of timm, for classification above all, by name."""
+"""Networks of timm, mainly for classification, by name."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ def _create(name: str, arguments: dict[str, Any], **weights: Any) -> nn.Module:
         return _package().create_model(name, **weights, **arguments)
     except (TypeError, ValueError):
         raise
-    except Exception as error:  # arguments that do not go together fail anywhere
+    except Exception as error:  # incompatible arguments can fail anywhere
         raise ValueError(f'{name} cannot be built from {arguments or "its defaults"}: {error}') from error
 
 
 def _classifiers(net: nn.Module) -> tuple[str, ...]:
-    """Names of the layers that give the classes, as timm says them."""
+    """Names of the classifier layers, according to timm."""
     names = (getattr(net, 'pretrained_cfg', None) or {}).get('classifier') or ()
     return (names,) if isinstance(names, str) else tuple(names)
 
 
 def _with_own_head(weights: dict[str, Tensor], net: nn.Module, path: Path) -> dict[str, Tensor]:
-    """`weights` with the head of `net` where theirs is missing, is one too many, or has other classes."""
+    """`weights` with the head of `net` if theirs is missing, superfluous, or has other classes."""
     own = net.state_dict()
     head = {f'{layer}.{kind}' for layer in _classifiers(net) for kind in ('weight', 'bias')}
     lacking = own.keys() - weights.keys()
@@ -70,25 +70,25 @@ def _with_own_head(weights: dict[str, Tensor], net: nn.Module, path: Path) -> di
 def _from_file(name: str, arguments: dict[str, Any], path: Path) -> nn.Module:
     net = _create(name, arguments)
     weights = find_weights(read_weights_file(path), path)
-    # timm itself loads them, since it knows the names that a network's authors gave, and other numbers of channels.
+    # timm itself loads them: it can translate the authors' names and adapt the number of channels.
     given = {'state_dict': _with_own_head(weights, net, path), 'num_classes': net.num_classes, 'label_offset': 0}
     try:
         return _package().create_model(name, pretrained=True, pretrained_cfg_overlay=given, **arguments)
-    except Exception as error:  # of torch, or of what translates names
+    except Exception as error:  # from torch, or from translating names
         misfits = differences_to(net, weights) or [str(error)]
         more = f'\n  and {len(misfits) - _SHOWN} more' if len(misfits) > _SHOWN else ''
         raise ValueError(f'{path} does not fit {name}:\n  ' + '\n  '.join(misfits[:_SHOWN]) + more) from error
 
 
 def _fetched(name: str, arguments: dict[str, Any]) -> nn.Module:
-    _create(name, arguments)  # so that what fails below is about the weights
+    _create(name, arguments)  # so that any failure below is about the weights
     client = logging.getLogger('huggingface_hub')
     level = client.level
-    client.setLevel(logging.ERROR)  # it warns of each of its tries, for most of a minute
+    client.setLevel(logging.ERROR)  # it warns about each retry, for most of a minute
     logging.getLogger('basicsr').info('Weights of %s: where timm has put them before, or fetched', name)
     try:
         return _package().create_model(name, pretrained=True, **arguments)
-    except Exception as error:  # of the network, of the hub's client, of the file
+    except Exception as error:  # from the connection, the hub's client or the file
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(
             f'weights of {name} cannot be had ({reason}). Fetch them on a machine that can, and name the file as '
@@ -103,18 +103,18 @@ def timm_network(name: str, pretrained: bool | Path = False, **arguments: Any) -
     """A network of timm: (N, C, H, W) -> (N, classes), unless its arguments say otherwise.
 
     Args:
-        name: As timm lists it: resnet50, vit_small_patch16_224.augreg_in1k, …
-        pretrained: true: timm fetches weights, or finds them where it has put them before. A path: those of a
-            file, .pth or .safetensors; a head for other classes begins anew.
-        **arguments: Of `timm.create_model` and of the network: num_classes, in_chans, drop_path_rate, …
+        name: As listed by timm: resnet50, vit_small_patch16_224.augreg_in1k, …
+        pretrained: true: timm downloads weights, or uses its cache. A path: the weights in that file, .pth or
+            .safetensors; a head for other classes is initialised anew.
+        **arguments: Arguments of `timm.create_model` and of the network: num_classes, in_chans, drop_path_rate, …
 
     Returns:
         The network; `head_prefixes` names its head.
 
     Raises:
         ImportError: timm is not installed.
-        FileNotFoundError: No such file of weights.
-        ValueError: A name or argument that there is not, weights that do not fit, or cannot be fetched.
+        FileNotFoundError: There is no such file of weights.
+        ValueError: An unknown name or argument, or weights that do not fit or cannot be downloaded.
     """
     _refuse_unknown(name)
     if isinstance(pretrained, bool):
@@ -126,7 +126,7 @@ def timm_network(name: str, pretrained: bool | Path = False, **arguments: Any) -
 
 
 def _check_options(given: dict) -> Iterator[tuple[str, str]]:
-    """Mistakes that types do not show, for the check of option files."""
+    """Mistakes that types do not reveal, for the check of option files."""
     try:
         if 'name' in given:
             _refuse_unknown(given['name'])
@@ -137,7 +137,7 @@ def _check_options(given: dict) -> Iterator[tuple[str, str]]:
 
 
 def _options_to_rebuild(options: dict, checkpoint: str | os.PathLike) -> dict:
-    """Where a checkpoint holds the weights, none need be fetched."""
+    """If a checkpoint holds the weights, none need to be downloaded."""
     return {**options, 'pretrained': False}
 
 

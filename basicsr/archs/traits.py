@@ -1,4 +1,4 @@
-"""What a network says about itself: the sizes that it takes, how it likes to be tiled, the range of its pixels."""
+"""What a network declares about itself: the sizes it accepts, its default tiling, the range of its pixels."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ __all__ = ['Traits', 'scale_of', 'traits_of']
 
 @dataclass(frozen=True)
 class Traits:
-    """Traits of a network. A class or an instance says them by its attribute `traits`.
+    """Traits of a network. A class or an instance declares them in its attribute `traits`.
 
     Args:
         size_multiple: Height and width of an input must be multiples of it; inputs are padded by reflection and the
             output is cut off again.
-        smallest_side: The shortest height or width that the network takes; padded likewise.
+        smallest_side: The smallest height or width that the network accepts; padded likewise.
         square: Whether height and width must be equal; padded likewise.
         tile_size: Side of the default tiles in pixels of the input; 0 for whole pictures.
         tile_overlap: Overlap of the default tiles, as a part of their side.
         pixel_range: Values of the darkest and the brightest pixel.
-        scale: Output pixels per input pixel along a side, where no attribute of the network says it.
+        scale: Output pixels per input pixel along a side, if no attribute of the network says so.
 
-    Raises:
-        ValueError: A size below 1, a negative tile, or an overlap that leaves nothing of a tile.
+        Raises:
+            ValueError: A size below 1, a negative tile size, or an overlap that leaves nothing of a tile.
     """
 
     size_multiple: int = 1
@@ -48,7 +48,7 @@ class Traits:
             )
 
     def padding(self, height: int, width: int) -> tuple[int, int]:
-        """(rows below, columns to the right) that an input of this size lacks."""
+        """The padding that an input of this size needs, as (rows at the bottom, columns on the right)."""
         sides = [
             -(-max(side, self.smallest_side) // self.size_multiple) * self.size_multiple for side in (height, width)
         ]
@@ -58,18 +58,18 @@ class Traits:
 
 
 def traits_of(net: nn.Module, options: Mapping | None = None) -> Traits:
-    """Traits of `net`: its own, or those that its windows imply, or the defaults.
+    """Traits of `net`: its own, or those implied by its windows, or the defaults.
 
-    Networks with windows that were written for BasicSR (SwinIR, HAT, DAT) say nothing of multiples; their tests read
+    Window-based networks written for BasicSR (SwinIR, HAT, DAT) do not declare a multiple; their tests read
     `window_size` from the options.
 
     Args:
         net: A network.
-        options: Its section `network_g`, read where the network has no attribute `window_size` of its own.
+        options: Its section `network_g`, read if the network has no attribute `window_size`.
 
-    Raises:
-        TypeError: An attribute `traits` that is no `Traits`.
-        ValueError: A `window_size` that is no positive integer, nor a sequence of such.
+        Raises:
+            TypeError: The attribute `traits` is not a `Traits`.
+            ValueError: `window_size` is neither a positive integer nor a sequence of them.
     """
     traits = getattr(net, 'traits', None)
     if isinstance(traits, Traits):
@@ -83,7 +83,7 @@ def traits_of(net: nn.Module, options: Mapping | None = None) -> Traits:
 
 
 def scale_of(net: nn.Module) -> int | None:
-    """Output pixels per input pixel along a side, as the traits or an attribute `upscale` or `scale` say; or None."""
+    """Output pixels per input pixel along a side, from the traits or an attribute `upscale` or `scale`; or None."""
     said = (getattr(net, 'traits', None), getattr(net, 'upscale', None), getattr(net, 'scale', None))
     numbers = [getattr(said[0], 'scale', None), *said[1:]]
     return next((number for number in numbers if isinstance(number, int) and not isinstance(number, bool)), None)

@@ -20,7 +20,7 @@ from basicsr.utils.registry import ARCH_REGISTRY, did_you_mean
 VGGType = Literal['vgg11', 'vgg13', 'vgg16', 'vgg19', 'vgg11_bn', 'vgg13_bn', 'vgg16_bn', 'vgg19_bn']
 
 PRETRAINED = Path('experiments/pretrained_models')
-"""Where weights are looked for first, below the working directory and then below the project."""
+"""Where to look for weights first, in the working directory and then in the project."""
 
 _PROJECT = Path(__file__).parents[2]
 _WIDTHS = (64, 128, 256, 512, 512)
@@ -73,12 +73,12 @@ def check_layers(layers: Collection[str], vgg_type: str) -> None:
 
 
 def weights_file(vgg_type: str) -> Path:
-    """The file of torchvision's ImageNet weights; torchvision fetches it where this machine does not have it.
+    """The file of torchvision's ImageNet weights, downloaded by torchvision if this machine does not have it.
 
-    It is looked for in experiments/pretrained_models and then in torch hub's cache.
+    It is looked up in experiments/pretrained_models and then in torch hub's cache.
 
     Raises:
-        FileNotFoundError: It is not here and cannot be fetched; the message says where to put it.
+        FileNotFoundError: It is not here and cannot be downloaded; the message says where to put it.
     """
     weights = get_model_weights(vgg_type).IMAGENET1K_V1
     name = weights.url.rpartition('/')[2]
@@ -88,7 +88,7 @@ def weights_file(vgg_type: str) -> Path:
             return path
     try:
         weights.get_state_dict(progress=True, check_hash=True)
-    except (OSError, RuntimeError) as error:  # no connection, a full disk; a file with another hash
+    except (OSError, RuntimeError) as error:  # no connection, a full disk, a file with the wrong hash
         raise FileNotFoundError(
             f'{vgg_type} needs {name}, which is not on this machine and cannot be fetched ({error}). Download '
             f'{weights.url} where there is a connection, and put it into {_PROJECT / PRETRAINED}'
@@ -102,17 +102,17 @@ class VGGFeatureExtractor(nn.Module):
 
     Args:
         layer_name_list: Layers whose outputs are wanted: conv1_1, relu1_1, …, pool5; of a network with batch
-            normalisation bn1_1, … too. What comes after the last of them is not built.
+            normalisation bn1_1, … too. Layers after the last of them are not built.
         vgg_type: vgg11, vgg13, vgg16 or vgg19, or one of these with _bn.
         use_input_norm: Normalise the channels with ImageNet's means and deviations, for pictures in [0, 1].
         range_norm: Bring pictures from [-1, 1] to [0, 1] first.
-        requires_grad: Let the weights be trained. Otherwise batch statistics stay as they are as well.
+        requires_grad: Train the weights. Otherwise batch statistics are frozen as well.
         remove_pooling: Leave the pooling layers out.
         pooling_stride: Stride of the pooling layers, whose windows are 2 wide.
 
     Raises:
-        FileNotFoundError: The weights are not on this machine and cannot be fetched.
-        ValueError: A network or layer is unknown, or the file of the weights is something else.
+        FileNotFoundError: The weights are not on this machine and cannot be downloaded.
+        ValueError: A network or layer is unknown, or the file does not hold the weights.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class VGGFeatureExtractor(nn.Module):
             self.register_buffer('std', torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
 
     def train(self, mode: bool = True) -> VGGFeatureExtractor:
-        """As of any module, but frozen weights keep their batch statistics."""
+        """As for any module, but frozen weights keep their batch statistics."""
         super().train(mode)
         self.vgg_net.train(mode and self.requires_grad)
         return self
@@ -175,7 +175,7 @@ def _layers(names: Sequence[str]) -> Iterator[tuple[str, nn.Module]]:
             channels = width
         elif kind == 'bn':
             yield name, nn.BatchNorm2d(width)
-        else:  # not in place: outputs of convolutions are handed out
+        else:  # not in place: outputs of convolutions are returned
             yield name, nn.ReLU() if kind == 'relu' else nn.MaxPool2d(2)
 
 
@@ -186,9 +186,9 @@ def _pretrained(vgg_type: str, depth: int) -> nn.Sequential:
     with torch.device('meta'):
         for name, layer in _layers(names):
             net.add_module(name, layer)
-    net.to_empty(device='cpu')  # no random numbers are drawn for weights that are about to be read
+    net.to_empty(device='cpu')  # draw no random numbers for weights that are about to be loaded
     path = weights_file(vgg_type)
-    # Files from before torch 0.4.1 do not count batches.
+    # Files from before torch 0.4.1 have no batch counters.
     weights = {f'{name}.num_batches_tracked': torch.tensor(0) for name in names if name.startswith('bn')}
     for entry, value in find_weights(load_checkpoint(path), path, None).items():
         part, _, rest = entry.partition('.')

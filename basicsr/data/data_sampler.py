@@ -1,4 +1,4 @@
-"""Sampling for long training runs on several processes."""
+"""Sampling for long training runs in several processes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, Sampler, get_worker_info
 
 
 def endless(loader: Any, epoch: int = 0) -> Iterator[Any]:
-    """Batches of one epoch after the other, the first of which is `epoch`."""
+    """Batches of one epoch after another, starting with `epoch`."""
     while True:
         if hasattr(loader.sampler, 'set_epoch'):
             loader.sampler.set_epoch(epoch)
@@ -23,17 +23,17 @@ def endless(loader: Any, epoch: int = 0) -> Iterator[Any]:
 
 
 class EnlargedSampler(Sampler[int]):
-    """Gives each process its share of a random permutation, over a dataset repeated `ratio` times.
+    """Gives each process its share of a random permutation of a dataset repeated `ratio` times.
 
-    An enlarged dataset makes epochs longer, and so the restarts of the workers rarer. The order depends on seed and
-    epoch alone, so that a resumed run sees what the interrupted one would have seen.
+    Repeating the dataset makes epochs longer, so workers restart less often. The order depends on seed and epoch alone,
+    so that a resumed run sees what the interrupted one would have seen.
 
     Args:
         dataset: Anything with a length.
         num_replicas: Number of processes.
         rank: This process, 0 to num_replicas - 1.
         ratio: How often an epoch goes through the dataset; may be a fraction.
-        seed: Of the run, at most 2**31 - 1; the same in all processes. With 0 the order is BasicSR's.
+        seed: The run's seed, at most 2**31 - 1; the same in all processes. With 0 the order is BasicSR's.
 
     Raises:
         ValueError: The dataset is empty, or the ratio is not positive.
@@ -62,15 +62,15 @@ class EnlargedSampler(Sampler[int]):
         return self.num_samples
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """Choose the permutation of the next iteration, and how many of this process's samples it leaves out."""
+        """Set the epoch whose permutation is used next, and how many of this process's samples to skip."""
         self.epoch, self.start = epoch, start
 
 
 class SeededSampler(Sampler[tuple]):
-    """Gives beside each index of `sampler` the seed of that sample, for a `SeededDataset`.
+    """Pairs each index of `sampler` with the seed of that sample, for a `SeededDataset`.
 
-    A seed is (run's seed, epoch, place in the epoch, over all processes), whatever worker or process comes to load the
-    sample, and whether the run was interrupted before.
+    A seed is (run's seed, epoch, place in the epoch over all processes), whichever worker or process loads the sample,
+    and whether or not the run was interrupted before.
     """
 
     def __init__(self, sampler: EnlargedSampler, seed: int) -> None:
@@ -90,9 +90,9 @@ class SeededSampler(Sampler[tuple]):
 
 
 class SeededDataset(Dataset):
-    """`dataset`, each sample of which is made with the global random numbers that the sample's own seed gives.
+    """`dataset`, with the global random generators seeded by each sample's own seed before it is made.
 
-    In the main process, which draws on them for other things as well, they go on afterwards as if nothing had been.
+    In the main process, which uses them for other things as well, their states are restored afterwards.
     """
 
     def __init__(self, dataset: Dataset) -> None:
@@ -102,7 +102,7 @@ class SeededDataset(Dataset):
         return len(self.dataset)
 
     def __getattr__(self, name: str) -> Any:  # `opt`, and whatever else a dataset has
-        if name == 'dataset':  # asked for before __init__, by pickle
+        if name == 'dataset':  # pickle asks for attributes before __init__
             raise AttributeError(name)
         return getattr(self.dataset, name)
 

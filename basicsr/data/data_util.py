@@ -19,7 +19,7 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class NameList:
-    """Names that a text file lists, or some of them.
+    """Names listed in a text file, or some of them.
 
     Attributes:
         file: The text file, for errors.
@@ -37,12 +37,12 @@ def paths_from_folder(folder: str | Path, option: str = 'folder') -> list[str]:
     """Return the paths of the image files in `folder`, sorted.
 
     Args:
-        folder: The folder; those within it are not looked into.
+        folder: The folder; subfolders are not searched.
         option: Name of the option that gave it, for errors.
 
-    Raises:
-        FileNotFoundError: There is no such folder.
-        ValueError: No image file is in it.
+        Raises:
+            FileNotFoundError: There is no such folder.
+            ValueError: It contains no image files.
     """
     return [os.path.join(folder, name) for name in _image_names(folder, option)]
 
@@ -59,10 +59,10 @@ def paired_paths_from_folder(
         folders: Of the low-quality and the ground-truth pictures.
         keys: Their names, ['lq', 'gt'].
         filename_tmpl: '{}' where the names are equal, '{}x4' for `0001x4.png` beside `0001.png`.
-        place: Which of several pairs of folders it is, for errors: '[1]'.
+        place: Index of the pair of folders if there are several, for errors: '[1]'.
 
-    Returns:
-        A dictionary `{'lq_path': …, 'gt_path': …}` for each pair, sorted by ground-truth name.
+        Returns:
+            A dictionary `{'lq_path': …, 'gt_path': …}` for each pair, sorted by ground-truth name.
 
     Raises:
         FileNotFoundError: A folder is missing.
@@ -172,11 +172,11 @@ def paired_paths_from_lmdb(
     Args:
         folders: Of the low-quality and the ground-truth pictures.
         keys: Their names, ['lq', 'gt'].
-        meta_info_file: Text file that names the ground-truth pictures to use, default all.
+        meta_info_file: Text file that names the ground-truth pictures to use; default: all.
         filename_tmpl, place: As in `paired_paths_from_folder`.
 
-    Returns:
-        A dictionary `{'lq_path': key, 'gt_path': key}` for each pair.
+        Returns:
+            A dictionary `{'lq_path': key, 'gt_path': key}` for each pair.
 
     Raises:
         ImportError, FileNotFoundError, ValueError: As `basicsr.utils.lmdb_util.lmdb_keys`, or pictures have no partner.
@@ -218,10 +218,10 @@ def read_image(file_client: FileClient, path: str, option: str, grey: bool = Fal
     """Read a picture: float32 in [0, 1], (h, w, 3) BGR, or (h, w, 1) with `grey`.
 
     Files of 16 bits keep their precision, an alpha channel is dropped, and a grey file gives three equal channels.
-    `grey` makes OpenCV's full-range luma of a colour file, as MambaIR does.
+    `grey` converts a colour file to OpenCV's full-range luma, as MambaIR does.
 
     Raises:
-        ValueError: The file is no picture; its name is in the message.
+        ValueError: The file is not a picture; the message names it.
     """
     content = file_client.get(path, option.removeprefix('dataroot_'))
     try:
@@ -267,7 +267,7 @@ def _lq_name(gt_name: str, filename_tmpl: str) -> str:
 
 
 def _find(folder: str, name: str, listings: dict[str, dict[str, str]]) -> str | None:
-    """Return the path of image file `name` in `folder`, or of one with its stem; `listings` remembers folders."""
+    """Return the path of image file `name` in `folder`, or of one with its stem; `listings` caches folders."""
     if folder not in listings:
         names = [n for n in scandir(folder) if n.lower().endswith(IMG_EXTENSIONS)] if os.path.isdir(folder) else []
         listings[folder] = {os.path.splitext(n)[0]: n for n in reversed(names)} | {n: n for n in names}
@@ -276,7 +276,7 @@ def _find(folder: str, name: str, listings: dict[str, dict[str, str]]) -> str | 
 
 
 def read_names(meta_info_file: str | Path | NameList) -> NameList:
-    """Read the first words of the lines that are not blank; a list that was read before stays as it is.
+    """Read the first word of each non-blank line; a list that was read before is returned as it is.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -297,7 +297,7 @@ def read_names(meta_info_file: str | Path | NameList) -> NameList:
 
 
 def listed(title: str, items: list[str]) -> str:
-    """Return '<count> <title>: a, b, …' with at most five items, or '' where there are none."""
+    """Return '<count> <title>: a, b, …' with at most five items, or '' if there are none."""
     if not items:
         return ''
     more = ', …' if len(items) > _SHOWN else ''

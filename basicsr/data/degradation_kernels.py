@@ -1,7 +1,7 @@
 """Blur kernels of real-world super-resolution: Gaussians, their relatives, and sinc filters.
 
 Wang et al., "Real-ESRGAN: Training Real-World Blind Super-Resolution with Pure Synthetic Data", ICCVW 2021, sections
-3.1 and 3.3. All kernels sum to 1. Random ones draw on NumPy's global numbers.
+3.1 and 3.3. All kernels sum to 1. Random ones use NumPy's global generator.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ Range = Sequence[float]
 
 
 def sigma_matrix2(sig_x: float, sig_y: float, theta: float) -> np.ndarray:
-    """Return the covariance (2, 2) of a Gaussian with deviations `sig_x` and `sig_y` along axes turned by `theta`."""
+    """Return the covariance (2, 2) of a Gaussian with deviations `sig_x` and `sig_y` along axes rotated by `theta`."""
     cos, sin = np.cos(theta), np.sin(theta)
     turn = np.array([[cos, -sin], [sin, cos]])
     return turn @ np.diag([sig_x**2, sig_y**2]) @ turn.T
 
 
 def mesh_grid(kernel_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return pixel positions about the middle of a kernel: (k, k, 2) as pairs x, y, then x and y by themselves."""
+    """Return pixel positions relative to the centre of a kernel: (k, k, 2) as pairs x, y, then x and y separately."""
     axis = np.arange(kernel_size) - (kernel_size - 1) // 2.0
     xx, yy = np.meshgrid(axis, axis)
     return np.stack([xx, yy], axis=-1), xx, yy
@@ -66,7 +66,7 @@ def bivariate_Gaussian(
         sig_x: Deviation along the first axis, in pixels; along both where `isotropic`.
         sig_y: Deviation along the second axis.
         theta: Angle of the axes, in radians.
-        grid: What `mesh_grid` gives for k, made here by default.
+        grid: The result of `mesh_grid` for k; computed by default.
         isotropic: Ignore `sig_y` and `theta`.
     """
     return _normalised(np.exp(-0.5 * _distances(kernel_size, sig_x, sig_y, theta, grid, isotropic)))
@@ -81,7 +81,7 @@ def bivariate_generalized_Gaussian(
     grid: np.ndarray | None = None,
     isotropic: bool = True,
 ) -> np.ndarray:
-    """Return the kernel exp(-(d²)^beta / 2), (k, k); `beta` 1 is a Gaussian, above it is flatter in the middle.
+    """Return the kernel exp(-(d²)^beta / 2), (k, k); `beta` 1 is a Gaussian, larger values are flatter in the middle.
 
     Further arguments as for `bivariate_Gaussian`.
     """
@@ -117,10 +117,10 @@ def random_bivariate_Gaussian(
     Args:
         kernel_size: k, odd.
         sigma_x_range: Lowest and highest deviation along the first axis, in pixels.
-        sigma_y_range: Likewise along the second axis; not read where `isotropic`.
-        rotation_range: Likewise of the angle, in radians; not read where `isotropic`.
-        noise_range: Factors, one drawn for each element of the kernel, for example (0.75, 1.25); None leaves them out.
-        isotropic: Let the second deviation be the first.
+        sigma_y_range: Likewise along the second axis; ignored if `isotropic`.
+        rotation_range: Likewise for the angle, in radians; ignored if `isotropic`.
+        noise_range: Range of random factors on the kernel's elements, for example (0.75, 1.25); None: no factors.
+        isotropic: Use the first deviation for both axes.
 
     Raises:
         ValueError: The size is even, or a range is not from lower to higher.
@@ -192,10 +192,10 @@ def random_mixed_kernels(
         kernel_size: k, odd.
         sigma_x_range: Lowest and highest deviation along the first axis, in pixels.
         sigma_y_range: Likewise along the second axis.
-        rotation_range: Likewise of the angle, in radians.
+        rotation_range: Likewise for the angle, in radians.
         betag_range: Exponents of generalised Gaussians.
         betap_range: Exponents of plateaus.
-        noise_range: Factors of a kernel's elements; plateaus go without.
+        noise_range: Range of random factors on a kernel's elements; not applied to plateaus.
 
     Raises:
         ValueError: A family is unknown, the size is even, or a range is not from lower to higher.
@@ -241,7 +241,7 @@ def _squared_distance(sigma_matrix: np.ndarray, grid: np.ndarray) -> np.ndarray:
 def _distances(
     kernel_size: int, sig_x: float, sig_y: float, theta: float, grid: np.ndarray | None, isotropic: bool
 ) -> np.ndarray:
-    """Squared Mahalanobis distances of a kernel's pixels from its middle, (k, k)."""
+    """Squared Mahalanobis distances of a kernel's pixels from its centre, (k, k)."""
     grid = mesh_grid(kernel_size)[0] if grid is None else grid
     return _squared_distance(np.eye(2) * sig_x**2 if isotropic else sigma_matrix2(sig_x, sig_y, theta), grid)
 

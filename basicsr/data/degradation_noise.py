@@ -1,7 +1,7 @@
-"""Gaussian noise, Poisson noise and JPEG compression of NumPy pictures, drawn on NumPy's global numbers.
+"""Gaussian noise, Poisson noise and JPEG compression of NumPy pictures, using NumPy's global generator.
 
-Pictures are float32 in [0, 1], (h, w, c); where Poisson noise is grey, and for JPEG, c is 3 and the order BGR. Grey
-noise is the same in all channels. `clip` keeps results in [0, 1]; `rounds` rounds them to multiples of 1/255.
+Pictures are float32 in [0, 1], (h, w, c); for grey Poisson noise and for JPEG, c is 3 and the order BGR. Grey noise
+is the same in all channels. `clip` keeps results in [0, 1]; `rounds` rounds them to multiples of 1/255.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def generate_gaussian_noise(img: np.ndarray, sigma: float = 10, gray_noise: bool
     """Return white Gaussian noise for `img`, float32, (h, w, c).
 
     Args:
-        img: The picture, whose shape alone counts.
+        img: The picture; only its shape is used.
         sigma: Standard deviation in units of 1/255.
         gray_noise: Make one channel and repeat it.
     """
@@ -48,12 +48,12 @@ def random_add_gaussian_noise(
 def generate_poisson_noise(img: np.ndarray, scale: float = 1.0, gray_noise: bool = False) -> np.ndarray:
     """Return shot noise for `img`, float32, (h, w, c).
 
-    Brightness 1 stands for as many photons as the picture has different values, rounded up to a power of two.
+    Brightness 1 corresponds to as many photons as the picture has distinct values, rounded up to a power of two.
 
     Args:
         img: The picture.
         scale: Factor of the noise.
-        gray_noise: Make the noise of the grey picture.
+        gray_noise: Use the noise of the grey version of the picture.
     """
     grey = cv2.cvtColor(img, cv2.COLOR_BGR2GRAY) if gray_noise else img
     levels = _limit(grey, clip=True, rounds=True)
@@ -82,11 +82,11 @@ def random_add_poisson_noise(
 
 
 def add_jpg_compression(img: np.ndarray, quality: float = 90) -> np.ndarray:
-    """Return a BGR picture (h, w, 3) as OpenCV's JPEG leaves it, float32.
+    """Return a BGR picture (h, w, 3) after JPEG compression by OpenCV, float32.
 
     Args:
-        img: The picture; what exceeds [0, 1] is clipped.
-        quality: 0 (worst) to 100; a fraction is cut off.
+        img: The picture; values outside [0, 1] are clipped.
+        quality: 0 (worst) to 100; fractions are truncated.
     """
     levels = _limit(img, clip=True, rounds=True) * 255.0
     content = cv2.imencode('.jpg', np.rint(levels).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, int(quality)])[1]

@@ -1,7 +1,7 @@
-"""Gaussian and Poisson noise of batches of tensors, drawn on torch's global numbers of their device.
+"""Gaussian and Poisson noise for batches of tensors, using torch's global generator of their device.
 
-Batches are (n, 3, h, w), RGB in [0, 1]. What is said once for a batch, sigma, scale or whether noise is grey, may be a
-number, or a tensor (n,) with one for each picture. Grey noise is the same in all channels. `clip` keeps results in
+Batches are (n, 3, h, w), RGB in [0, 1]. Sigma, scale and whether noise is grey may each be one number for the batch,
+or a tensor (n,) with one for each picture. Grey noise is the same in all channels. `clip` keeps results in
 [0, 1]; `rounds` rounds them to multiples of 1/255.
 """
 
@@ -22,10 +22,10 @@ def generate_gaussian_noise_pt(img: Tensor, sigma: float | Tensor = 10, gray_noi
     """Return white Gaussian noise of the shape of `img`.
 
     Args:
-        img: The batch, whose shape, type and device alone count.
+        img: The batch; only its shape, type and device are used.
         sigma: Standard deviation in units of 1/255.
-        gray_noise: 1 for grey noise, 0 for noise of each channel. Grey noise has one pattern in a batch, scaled by each
-            picture's sigma, as in BasicSR.
+        gray_noise: 1 for grey noise, 0 for independent noise in each channel. Grey noise has one pattern for the whole
+            batch, scaled by each picture's sigma, as in BasicSR.
     """
     sigma, gray_noise = _per_picture(sigma), _per_picture(gray_noise)
     grey = None
@@ -60,12 +60,12 @@ def random_add_gaussian_noise_pt(
 def generate_poisson_noise_pt(img: Tensor, scale: float | Tensor = 1.0, gray_noise: float | Tensor = 0) -> Tensor:
     """Return shot noise of the shape of `img`.
 
-    Brightness 1 stands for as many photons as a picture has different values, rounded up to a power of two.
+    Brightness 1 corresponds to as many photons as a picture has distinct values, rounded up to a power of two.
 
     Args:
         img: The batch.
         scale: Factor of the noise.
-        gray_noise: 1 for the noise of the grey picture, 0 for that of the coloured one.
+        gray_noise: 1 for the noise of the grey version of the picture, 0 for that of the colour picture.
     """
     scale, gray_noise = _per_picture(scale), _per_picture(gray_noise)
     grey = _shot_noise(rgb_to_grayscale(img)) if _any(gray_noise) else None  # drawn before the colours

@@ -1,4 +1,4 @@
-"""What makes pictures worse in real-world super-resolution: blur kernels, noise and JPEG, under BasicSR's names.
+"""Degradations for real-world super-resolution, under BasicSR's names: blur kernels, noise and JPEG.
 
 Functions whose names end in `_pt` work on batches of tensors, others on NumPy pictures.
 """

@@ -1,4 +1,4 @@
-"""The pictures of a data set, which lie in one folder or LMDB, or in several."""
+"""The pictures of a data set, in one or more folders or LMDBs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from basicsr.utils.lmdb_util import lmdb_keys
 
 OnePath = str | os.PathLike[str]
 Paths = OnePath | Sequence[OnePath]
-"""A path, or several."""
+"""One path or several."""
 _KEYS = ['lq', 'gt']
 
 
@@ -31,14 +31,14 @@ class IOBackend(TypedDict, total=False):
     """How files are read.
 
     Attributes:
-        type: Where the pictures lie: disk, single files, or lmdb, databases.
+        type: Where the pictures are: disk, in single files, or lmdb, in databases.
     """
 
     type: Literal['disk', 'lmdb']
 
 
 def as_list(paths: Paths) -> list[str]:
-    """One path or several, as a list of texts."""
+    """One path or several, as a list of strings."""
     return [os.fspath(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
 
 
@@ -48,11 +48,11 @@ def same_folders(first: Paths, second: Paths | None) -> bool:
 
 
 def folder_mistakes(given: Mapping[str, Any], read: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """What is wrong with the numbers of folders and of lists of names, as (argument, message).
+    """Mistakes in the numbers of folders and of lists of names, as (argument, message).
 
     Args:
         given: The arguments of a data set.
-        read: The names of those whose folders are read: the first is what others are paired with.
+        read: The names of those whose folders are read; the others are paired with the first.
     """
     counts = {key: len(as_list(given[key])) for key in read if given.get(key) is not None}
     for key, count in counts.items():
@@ -71,13 +71,13 @@ def folder_mistakes(given: Mapping[str, Any], read: Sequence[str]) -> Iterator[t
 def find_pairs(
     lq: Paths, gt: Paths, filename_tmpl: str = '{}', meta_info: Paths | None = None, lmdb: bool = False
 ) -> list[dict[str, str]]:
-    """Pair the pictures of `lq` and `gt`, folder by folder in their order.
+    """Pair the pictures of `lq` and `gt`, folder by folder, in order.
 
     Args:
-        lq, gt: Folders, or LMDBs; as many of the one as of the other.
+        lq, gt: Folders or LMDBs, equally many of each.
         filename_tmpl: As in `paired_paths_from_folder`.
-        meta_info: Text file that names the pictures to use, default all. With several folders, a file for each; or one
-            file, whose names are looked up in all ground-truth folders, one of which must have them.
+        meta_info: Text file that names the pictures to use; default: all. With several folders, one file for each, or
+            a single one, each of whose names must be in exactly one ground-truth folder.
         lmdb: Whether they are LMDBs.
 
     Returns:
@@ -85,8 +85,8 @@ def find_pairs(
         is `<LMDB>/<key>`.
 
     Raises:
-        FileNotFoundError, ImportError, ValueError: As the functions of `basicsr.data.data_util`; or a name is in more
-            than one folder.
+        FileNotFoundError, ImportError, ValueError: As for the functions of `basicsr.data.data_util`; or a name is in
+            more than one folder.
     """
     lq, gt = as_list(lq), as_list(gt)
     pairs = []
@@ -105,7 +105,7 @@ def find_pairs(
 
 
 def find_pictures(root: Paths, option: str, meta_info: Paths | None = None, lmdb: bool = False) -> list[str]:
-    """The paths of the pictures of an option's folders or LMDBs; arguments, paths and errors as `find_pairs`."""
+    """The paths of the pictures in an option's folders or LMDBs; arguments, paths and errors as for `find_pairs`."""
     folders, paths = as_list(root), []
     for place, folder, names in zip(_places(folders), folders, _lists(folders, option, meta_info, lmdb), strict=True):
         if lmdb:
@@ -119,13 +119,13 @@ def find_pictures(root: Paths, option: str, meta_info: Paths | None = None, lmdb
 
 
 def make_file_client(io_backend: Mapping[str, Any]) -> FileClient:
-    """Make what `io_backend` describes; where it is LMDB, with BasicSR's `db_paths` and `client_keys`."""
+    """Build the file client that `io_backend` describes; for LMDB, with BasicSR's `db_paths` and `client_keys`."""
     arguments = dict(io_backend)
     return FileClient(arguments.pop('type', 'disk'), **arguments)
 
 
 def io_backend_options(io_backend: Mapping[str, Any] | None, roots: Mapping[str, Paths]) -> dict[str, Any]:
-    """The arguments of a `FileClient`, `type` among them, that reads `roots`, by the names it knows them by."""
+    """The arguments, including `type`, of a `FileClient` that reads `roots`, given by their client keys."""
     options: dict[str, Any] = {'type': 'disk', **(io_backend or {})}
     if options['type'] == 'lmdb':
         folders = [as_list(root) for root in roots.values()]
@@ -135,7 +135,7 @@ def io_backend_options(io_backend: Mapping[str, Any] | None, roots: Mapping[str,
 
 
 def _places(folders: Sequence[str]) -> list[str]:
-    """What tells one of several folders from the others in messages: '[1]'."""
+    """The index that identifies one of several folders in messages: '[1]'."""
     return [f'[{index}]' if len(folders) > 1 else '' for index in range(len(folders))]
 
 
@@ -152,7 +152,7 @@ def _lists(folders: Sequence[str], option: str, meta_info: Paths | None, lmdb: b
 
 
 def _shared_out(names: NameList, folders: Sequence[str], option: str, lmdb: bool) -> list[NameList]:
-    """One list for several folders: each gets the names of its own pictures."""
+    """Split one list over several folders: each gets the names of its own pictures."""
     labels = [f'{option}{place}' for place in _places(folders)]
     if lmdb:
         keys = [set(lmdb_keys(folder, label)) for folder, label in zip(folders, labels, strict=True)]

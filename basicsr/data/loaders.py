@@ -1,4 +1,4 @@
-"""The loaders of a training, from its resolved options."""
+"""The data loaders of a training run, from its resolved options."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def training_section(opt: dict) -> dict:
     """The section `datasets.train`.
 
     Raises:
-        ValueError: There is none.
+        ValueError: The section is missing.
     """
     section = next((dataset for dataset in opt['datasets'].values() if dataset['phase'] == 'train'), None)
     if section is None:
@@ -22,7 +22,7 @@ def training_section(opt: dict) -> dict:
 
 
 def training_loader(opt: dict, section: dict, accumulate: int = 1) -> tuple[Any, EnlargedSampler]:
-    """(loader, its sampler) of the training batches of this process; `accumulate` of them are loaded as one."""
+    """(loader, its sampler) of this process's training batches, merged in groups of `accumulate`."""
     dataset, ratio = build_dataset(section), section.get('dataset_enlarge_ratio') or 1
     sampler = EnlargedSampler(dataset, opt['world_size'], opt['rank'], ratio, opt['manual_seed'])
     loader = build_dataloader(dataset, section, opt['num_gpu'], opt['dist'], sampler, opt['manual_seed'], accumulate)
@@ -30,13 +30,13 @@ def training_loader(opt: dict, section: dict, accumulate: int = 1) -> tuple[Any,
 
 
 def loader_beside_the_training(opt: dict) -> Any:
-    """Training batches of their own: looking at some between two iterations must not move the training's place."""
+    """A separate loader of training batches: using some between two iterations must not advance the training loader."""
     section = {**training_section(opt), 'prefetch_mode': None, 'persistent_workers': False}
     return training_loader(opt, section)[0]
 
 
 def prefetcher(loader: Any, opt: dict) -> CPUPrefetcher | CUDAPrefetcher:
-    """What hands out the batches of a training loader, as `prefetch_mode` says.
+    """The prefetcher for a training loader, chosen by `prefetch_mode`.
 
     Raises:
         ValueError: `prefetch_mode: cuda` without a GPU.

@@ -34,40 +34,40 @@ from basicsr.utils.registry import DATASET_REGISTRY
 @DATASET_REGISTRY.register()
 @accepts_opt
 class PairedImageDataset(Dataset):
-    """Pictures in two folders or LMDBs, paired by name or by a list of names; or of one, degraded here.
+    """Pictures in two folders or LMDBs, paired by name or by a list of names; or in one, degraded on the fly.
 
-    Items are dictionaries: lq (c, h, w) and gt (c, h * scale, w * scale), float32, RGB, Y or grey in [0, 1] before
-    normalisation, save that noise exceeds that range; lq_path, gt_path, which are keys for LMDBs, and `<LMDB>/<key>`
-    for several. In training, patches are cut at random and augmented; otherwise pictures are whole.
+    Items are dictionaries: lq (c, h, w) and gt (c, h * scale, w * scale), float32, RGB, Y or grey, in [0, 1] before
+    normalisation, a range that noise may exceed; lq_path and gt_path, which are keys for an LMDB, and `<LMDB>/<key>`
+    for several. Training uses random, augmented patches; otherwise pictures are whole.
 
-    `PairedImageDataset(opt)`, with a section of the options, is BasicSR's call of the same.
+    BasicSR's call `PairedImageDataset(opt)`, with a section of the options, works as well.
 
     Args:
         dataroot_gt: Folder of the ground-truth pictures, or several; with io_backend lmdb, LMDBs.
-        dataroot_lq: Folder of the low-quality pictures, or as many as of the ground truth, paired in their order. Where
-            task makes lq of gt, it is left out or the same.
+        dataroot_lq: Folder of the low-quality pictures, or as many as for the ground truth, paired in order. If the
+            task makes lq from gt, it is left out or the same.
         scale: Ratio of the sizes of gt and lq.
         phase: train, val or test.
         gt_size: Training: side of the ground-truth patches in pixels, a multiple of scale.
-        meta_info_file: Text file that names the pictures to use, one a line; default all. With several folders, a file
-            for each, or one whose names are looked up in all of them.
-        meta_info: Another name of meta_info_file.
-        filename_tmpl: Makes a low-quality file's name of a ground-truth one's: '{}x4'.
-        use_hflip: Training: flip at random.
-        use_rot: Training: turn by 90 degrees at random.
+        meta_info_file: Text file that names the pictures to use, one per line; default: all. With several folders, one
+            file for each, or a single one whose names are looked up in all of them.
+        meta_info: Another name for meta_info_file.
+        filename_tmpl: Template that turns a ground-truth file's name into the low-quality one's: '{}x4'.
+        use_hflip: Training: random horizontal flips.
+        use_rot: Training: random rotations by 90 degrees.
         color: y reads the luma channel alone, in training as well as in validation.
-        mean: Subtracted from each channel; with std.
-        std: Divides each channel; with mean.
+        mean: Subtracted from each channel; needs std.
+        std: Divides each channel; needs mean.
         io_backend: How files are read.
         task: What the pairs are for: SR reads both folders; denoising_color, denoising_gray and CAR (compression
-            artefacts) make lq of gt, by noise or by JPEG, at scale 1. denoising_gray and CAR read one grey channel.
-        noise: For denoising, the standard deviation of the noise in [0, 255], drawn anew for each training patch, and
-            always the same in val and test; for CAR, the JPEG quality, 1 to 100, of the whole picture. Where
-            dataroot_lq is another folder: CAR reads that, and denoising does where noise is left out.
+            artefacts) make lq from gt, by noise or by JPEG, at scale 1. denoising_gray and CAR read one grey channel.
+        noise: For denoising, the standard deviation of the noise in [0, 255]; the noise is random for each training
+            patch and fixed in val and test. For CAR, the JPEG quality, 1 to 100, of the whole picture. If dataroot_lq
+            is a different folder, CAR reads it, and so does denoising if noise is left out.
 
     Raises:
         FileNotFoundError: A folder or file is missing.
-        ImportError: The package lmdb is needed and absent.
+        ImportError: The package lmdb is needed but not installed.
         ValueError: An option is wrong, or files cannot be paired.
     """
 
@@ -111,7 +111,7 @@ class PairedImageDataset(Dataset):
 
     @staticmethod
     def check_options(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        """Mistakes that take more than one argument to see, as (argument, message)."""
+        """Mistakes that involve more than one argument, as (argument, message)."""
         yield from picture_mistakes(given)
         yield from task_mistakes(given)
         yield from folder_mistakes(given, ['dataroot_gt'] if makes_lq(given) else ['dataroot_gt', 'dataroot_lq'])
@@ -130,7 +130,7 @@ class PairedImageDataset(Dataset):
         if self.training:
             gt, lq = paired_random_crop(gt, lq, self.gt_size, self.scale, gt_path)
             gt, lq = augment([gt, lq], self.use_hflip, self.use_rot)
-        if self.makes_lq and self.task != 'CAR':  # after the crop: noise of a patch costs less
+        if self.makes_lq and self.task != 'CAR':  # after the crop: noise on a patch is cheaper
             lq = add_unclipped_noise(gt, self.noise, None if self.training else 0)
         if self.color == 'y':
             gt, lq = bgr2ycbcr(gt, y_only=True)[..., None], bgr2ycbcr(lq, y_only=True)[..., None]
@@ -140,7 +140,7 @@ class PairedImageDataset(Dataset):
         return {'lq': lq, 'gt': gt, 'lq_path': lq_path, 'gt_path': gt_path}
 
     def _read(self, lq_path: str, gt_path: str) -> tuple[np.ndarray, np.ndarray]:
-        """(gt, lq); noise comes later, until when lq is gt."""
+        """(gt, lq); until noise is added later, lq is gt."""
         gt = read_image(self.file_client, gt_path, 'dataroot_gt', self.grey)
         if self.makes_lq:
             return gt, compress_jpeg(gt, int(self.noise)) if self.task == 'CAR' else gt
@@ -148,7 +148,7 @@ class PairedImageDataset(Dataset):
         return self._fit(gt, lq, gt_path, lq_path), lq
 
     def _fit(self, gt: np.ndarray, lq: np.ndarray, gt_path: str, lq_path: str) -> np.ndarray:
-        """Return gt with `scale` times the size of lq; outside training, a remainder of the division is cut off."""
+        """Return gt with `scale` times the size of lq; outside training, a remainder of the division is cropped."""
         height, width = lq.shape[0] * self.scale, lq.shape[1] * self.scale
         spare = (gt.shape[0] - height, gt.shape[1] - width)
         allowed = 0 if self.training else self.scale - 1

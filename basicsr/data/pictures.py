@@ -1,4 +1,4 @@
-"""Arguments that every data set of pictures has: their types, and what is wrong with them."""
+"""Arguments shared by all data sets of pictures: their types and checks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Deviations = Annotated[Sequence[Annotated[float, Gt(0)]], Len(1)]
 
 
 def picture_mistakes(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What is wrong with task, color, mean and std, as (argument, message)."""
+    """Mistakes in task, color, mean and std, as (argument, message)."""
     task, color, mean, std = given.get('task', 'SR'), given.get('color', 'rgb'), given.get('mean'), given.get('std')
     if task not in TASKS:
         yield 'task', f'must be one of {", ".join(TASKS)}, not {task!r}'

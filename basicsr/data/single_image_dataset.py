@@ -33,22 +33,22 @@ class SingleImageDataset(Dataset):
 
     Items are dictionaries: lq (c, h, w), float32, RGB, Y or grey in [0, 1] before normalisation; lq_path.
 
-    `SingleImageDataset(opt)`, with a section of the options, is BasicSR's call of the same.
+    BasicSR's call `SingleImageDataset(opt)`, with a section of the options, works as well.
 
     Args:
         dataroot_lq: Folder of the pictures, or several; with io_backend lmdb, LMDBs.
-        meta_info_file: Text file that names the pictures to use, one a line; default all. With several folders, a file
-            for each, or one whose names are looked up in all of them.
-        meta_info: Another name of meta_info_file.
+        meta_info_file: Text file that names the pictures to use, one per line; default: all. With several folders, one
+            file for each, or a single one whose names are looked up in all of them.
+        meta_info: Another name for meta_info_file.
         color: y reads the luma channel alone.
-        mean: Subtracted from each channel; with std.
-        std: Divides each channel; with mean.
+        mean: Subtracted from each channel; needs std.
+        std: Divides each channel; needs mean.
         io_backend: How files are read.
         task: denoising_gray and CAR read one grey channel.
 
     Raises:
         FileNotFoundError: The folder or a file is missing.
-        ImportError: The package lmdb is needed and absent.
+        ImportError: The package lmdb is needed but not installed.
         ValueError: An option is wrong.
     """
 
@@ -73,7 +73,7 @@ class SingleImageDataset(Dataset):
 
     @staticmethod
     def check_options(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        """Mistakes that take more than one argument to see, as (argument, message)."""
+        """Mistakes that involve more than one argument, as (argument, message)."""
         yield from folder_mistakes(given, ['dataroot_lq'])
         yield from picture_mistakes(given)
 

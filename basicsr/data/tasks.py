@@ -1,4 +1,4 @@
-"""Low-quality pictures made of the ground truth, for denoising and the removal of compression artefacts (CAR)."""
+"""Low-quality pictures made from the ground truth, for denoising and compression artefact removal (CAR)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ GREY_TASKS = ('denoising_gray', 'CAR')
 
 
 def makes_lq(given: Mapping[str, Any]) -> bool:
-    """Whether lq is made of gt; otherwise `dataroot_lq` holds it ready-made.
+    """Whether lq is made from gt; otherwise it is read from `dataroot_lq`.
 
-    Where that is another folder, MambaIR's rules hold: CAR reads its pictures, and `noise` says nothing more; denoising
-    reads them only where `noise` is absent.
+    If that is a different folder, MambaIR's rules apply: CAR reads its pictures and ignores `noise`; denoising reads
+    them only if `noise` is left out.
 
     Args:
         given: The arguments of a data set: task, noise, dataroot_gt, dataroot_lq.
@@ -32,7 +32,7 @@ def makes_lq(given: Mapping[str, Any]) -> bool:
 
 
 def task_mistakes(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What is wrong with task, scale, noise and dataroot_lq taken together, as (argument, message)."""
+    """Mistakes in the combination of task, scale, noise and dataroot_lq, as (argument, message)."""
     task, noise = given.get('task', 'SR'), given.get('noise')
     if task == 'SR':
         if given.get('dataroot_lq') is None:
@@ -57,21 +57,21 @@ def _is_number(value: object) -> bool:
 
 
 def add_unclipped_noise(img: np.ndarray, sigma: float, seed: int | None = None) -> np.ndarray:
-    """Return `img` plus white Gaussian noise, float32, as denoisers are trained and tested with it.
+    """Return `img` plus white Gaussian noise, float32, in the way denoisers are trained and tested.
 
-    `basicsr.data.degradations.add_gaussian_noise` clips, and draws other numbers.
+    `basicsr.data.degradations.add_gaussian_noise` clips, and draws different numbers.
 
     Args:
         img: Floats in [0, 1], of any shape.
         sigma: Standard deviation in units of 1/255.
-        seed: For noise that is always the same, as of `np.random.seed(seed)`; None draws on NumPy's global numbers.
+        seed: Makes the noise reproducible, as `np.random.seed(seed)` would; None uses NumPy's global generator.
     """
     draw = np.random.normal if seed is None else np.random.RandomState(seed).normal
     return (img + draw(0, sigma / 255.0, img.shape)).astype(np.float32)
 
 
 def compress_jpeg(img: np.ndarray, quality: int) -> np.ndarray:
-    """Return a grey picture (h, w, 1), floats in [0, 1], as OpenCV's JPEG of 8 bits leaves it, float32."""
+    """Return a grey picture (h, w, 1), floats in [0, 1], after 8-bit JPEG compression by OpenCV, float32."""
     levels = (img[..., 0] * 255).round().clip(0, 255).astype(np.uint8)
     content = cv2.imencode('.jpg', levels, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     return cv2.imdecode(content, cv2.IMREAD_GRAYSCALE)[..., None].astype(np.float32) / np.float32(255)

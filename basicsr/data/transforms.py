@@ -1,4 +1,4 @@
-"""Cropping, flipping and rotating pictures. Chances come from Python's `random`, as in BasicSR."""
+"""Cropping, flipping and rotating pictures. Random choices use Python's `random`, as in BasicSR."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Picture = TypeVar('Picture', np.ndarray, Tensor)
 
 
 def mod_crop(img: np.ndarray, scale: int) -> np.ndarray:
-    """Cut the right and lower edges of (h, w[, c]) so that both sides are multiples of `scale`; returns a copy."""
+    """Crop (h, w[, c]) at the right and bottom so that both sides are multiples of `scale`; returns a copy."""
     if img.ndim not in (2, 3):
         raise ValueError(f'mod_crop takes pictures of shape (h, w) or (h, w, c), not {img.shape}')
     height, width = img.shape[:2]
@@ -28,14 +28,14 @@ def paired_random_crop(
     scale: int,
     gt_path: str | None = None,
 ) -> tuple[Picture | list[Picture], Picture | list[Picture]]:
-    """Cut the same place, chosen at random, out of ground truth and low-quality pictures.
+    """Crop the same random region from ground-truth and low-quality pictures.
 
     Args:
         img_gts: One picture or a list of them, all of one size: numpy (h, w[, c]) or torch (…, h, w).
         img_lqs: Likewise, `scale` times smaller.
         gt_patch_size: Side of the ground-truth patch; the low-quality patch is gt_patch_size // scale wide.
         scale: Ratio of the sizes.
-        gt_path: File that errors name.
+        gt_path: File name for error messages.
 
     Returns:
         The patches, gt and lq; a list of one picture gives the patch itself.
@@ -67,15 +67,15 @@ def augment(
     flows: np.ndarray | list[np.ndarray] | None = None,
     return_status: bool = False,
 ) -> np.ndarray | list[np.ndarray] | tuple:
-    """Flip and turn pictures at random, all of them alike: one of the eight symmetries of the square.
+    """Flip and rotate pictures at random, all in the same way: one of the eight symmetries of the square.
 
     Args:
         imgs: One picture or a list of them, (h, w[, c]).
-        hflip: Allow the flip from left to right.
-        rotation: Allow the flip from top to bottom and the swap of rows and columns, which with the first
-            make up all turns by 90 degrees.
-        flows: One optical flow or a list of them, (h, w, 2) with components x and y, transformed along.
-        return_status: Return what was done, too (not with `flows`).
+        hflip: Allow horizontal flips.
+        rotation: Allow vertical flips and transposition, which together with horizontal flips give all rotations by 90
+            degrees.
+        flows: One optical flow or a list of them, (h, w, 2) with components x and y, transformed likewise.
+        return_status: Also return what was done (not with `flows`).
 
     Returns:
         The pictures; with `flows`, (pictures, flows); with `return_status`, (pictures, (hflip, vflip, rot90)).
@@ -104,13 +104,13 @@ def augment(
 def img_rotate(
     img: np.ndarray, angle: float, center: tuple[float, float] | None = None, scale: float = 1.0
 ) -> np.ndarray:
-    """Turn a picture (h, w[, c]) by `angle` degrees counter-clockwise; it keeps its size, uncovered corners are black.
+    """Rotate a picture (h, w[, c]) by `angle` degrees counter-clockwise; its size stays, uncovered corners are black.
 
     Args:
         img: The picture.
         angle: Degrees.
-        center: Point (x, y) to turn about; the picture's middle by default.
-        scale: Enlarge by this factor as well.
+        center: Point (x, y) to rotate about; the picture's centre by default.
+        scale: Also enlarge by this factor.
     """
     height, width = img.shape[:2]
     matrix = cv2.getRotationMatrix2D(center or (width // 2, height // 2), angle, scale)

@@ -1,6 +1,6 @@
 """RGB and YCbCr after ITU-R BT.601, with the scaling of MATLAB's rgb2ycbcr: Y in [16, 235], Cb and Cr in [16, 240].
 
-The array functions take and give float32 in [0, 1] or uint8 in [0, 255] (rounded), whichever comes in.
+The array functions take float32 in [0, 1] or uint8 in [0, 255], and return the same type (uint8 rounded).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _TO_RGB = np.linalg.inv(_FROM_RGB)
 
 
 def rgb2ycbcr(img: np.ndarray, y_only: bool = False) -> np.ndarray:
-    """Turn an RGB picture (h, w, 3) into YCbCr (h, w, 3), or its luma alone (h, w) with `y_only`.
+    """Convert an RGB picture (h, w, 3) to YCbCr (h, w, 3), or to its luma alone (h, w) with `y_only`.
 
     Raises:
         TypeError: The picture is neither float32 nor uint8.
@@ -31,7 +31,7 @@ def bgr2ycbcr(img: np.ndarray, y_only: bool = False) -> np.ndarray:
 
 
 def ycbcr2rgb(img: np.ndarray) -> np.ndarray:
-    """Turn a YCbCr picture (h, w, 3) into RGB (h, w, 3); floats may leave [0, 1] for colours outside RGB."""
+    """Convert a YCbCr picture (h, w, 3) to RGB (h, w, 3); floats may leave [0, 1] for colours outside RGB."""
     return _from_ycbcr(img, _TO_RGB)
 
 
@@ -41,7 +41,7 @@ def ycbcr2bgr(img: np.ndarray) -> np.ndarray:
 
 
 def rgb2ycbcr_pt(img: Tensor, y_only: bool = False) -> Tensor:
-    """Turn RGB tensors (n, 3, h, w) in [0, 1] into YCbCr (n, 3, h, w) in [0, 1], or (n, 1, h, w) with `y_only`."""
+    """Convert RGB tensors (n, 3, h, w) in [0, 1] to YCbCr (n, 3, h, w) in [0, 1], or (n, 1, h, w) with `y_only`."""
     if img.ndim != 4 or img.shape[1] != 3:
         raise ValueError(f'rgb2ycbcr_pt takes tensors of shape (n, 3, h, w), not {tuple(img.shape)}')
     rows = 1 if y_only else 3
@@ -74,7 +74,7 @@ def _unit_range(img: np.ndarray) -> np.ndarray:
 
 
 def _like_input(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Turn float32 in [0, 255] into the range that belongs to `dtype`."""
+    """Convert float32 in [0, 255] to the range of `dtype`."""
     if dtype == np.uint8:
         return values.round().clip(0, 255).astype(np.uint8)
     return values / np.float32(255.0)

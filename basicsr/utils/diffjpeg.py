@@ -1,8 +1,8 @@
-"""JPEG compression of batches of tensors, through which gradients can flow.
+"""Differentiable JPEG compression of batches of tensors.
 
-The steps are those of ITU-T T.81 (JPEG) and JFIF's colours: YCbCr, chroma at half the resolution, discrete cosine
-transforms of blocks of 8x8, quantisation, and back. What is lossless, the entropy coding, is left out. Where gradients
-are wanted, a cubic replaces rounding (Shin and Song, "JPEG-resistant Adversarial Images", 2017).
+The steps are those of ITU-T T.81 (JPEG) with JFIF's colours: YCbCr, chroma at half the resolution, discrete cosine
+transforms of blocks of 8x8, quantisation, and back. The entropy coding is lossless and therefore left out. For
+gradients, a cubic replaces rounding (Shin and Song, "JPEG-resistant Adversarial Images", 2017).
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Annex K of T.81. Rows are vertical frequencies there; BasicSR takes the transpose of the table of luma, and so does
-# this module, whose numbers are BasicSR's. The table of chroma is symmetric: 99 but for its corner.
+# Annex K of T.81. Rows are vertical frequencies there; BasicSR takes the transpose of the luma table, and so does this
+# module, to give the same numbers. The chroma table is symmetric: 99 except for its corner.
 _LUMA = [
     [16, 11, 10, 16, 24, 40, 51, 61],
     [12, 12, 14, 19, 26, 58, 60, 55],
@@ -36,13 +36,13 @@ _LEAST_FACTOR = 1e-3
 
 
 def diff_round(x: Tensor) -> Tensor:
-    """Round, plus the cube of what was rounded off: near the integers, and with a gradient, 3 (x - round(x))²."""
+    """Round, plus the cube of the rounding error: close to the integers, but with a gradient, 3 (x - round(x))²."""
     nearest = torch.round(x)
     return nearest + (x - nearest) ** 3
 
 
 def quality_to_factor(quality: float | Tensor) -> float | Tensor:
-    """Return the factor of the quantisation tables at a quality of the IJG's scale, 1 (worst) to 100 (0).
+    """Return the factor on the quantisation tables for a quality on the IJG's scale, from 1 (worst) to 100 (factor 0).
 
     Args:
         quality: A number, or a tensor of any shape.
@@ -55,7 +55,7 @@ def quality_to_factor(quality: float | Tensor) -> float | Tensor:
 class DiffJPEG(nn.Module):
     """Compress and decompress pictures as JPEG does, with chroma at half the resolution (4:2:0).
 
-    The tables of quantisation are not rounded to integers. Sizes are padded with black to multiples of 16.
+    The quantisation tables are not rounded to integers. Sizes are padded with black to multiples of 16.
 
     Args:
         differentiable: Let gradients flow, by `diff_round`; otherwise round, as a file would.
@@ -119,7 +119,7 @@ class DiffJPEG(nn.Module):
         """Quantise the blocks of (b, c, h, w) in the frequency domain.
 
         Args:
-            x: Pictures about 0, h and w multiples of 8.
+            x: Pictures centred at 0, h and w multiples of 8.
             table: Steps, broadcastable to (b, c, h / 8, w / 8, 8, 8).
         """
         b, c, height, width = x.shape

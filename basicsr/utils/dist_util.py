@@ -1,4 +1,4 @@
-"""Distributed training, by the environment that `torchrun` or Slurm sets."""
+"""Distributed training, based on the environment that `torchrun` or Slurm sets."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ import torch.distributed as dist
 
 
 def default_launcher() -> str:
-    """`pytorch` where torchrun has started this process, else `none`."""
+    """`pytorch` if torchrun started this process, else `none`."""
     return 'pytorch' if 'TORCHELASTIC_RUN_ID' in os.environ else 'none'
 
 
 def init_dist(launcher: str, backend: str = 'nccl', port: int | None = None, timeout: float = 1800, **kwargs) -> None:
-    """Join the group of processes that `launcher` started; do nothing where that was done.
+    """Join the group of processes that `launcher` started; do nothing if already joined.
 
     Args:
         launcher: `pytorch` (torchrun) or `slurm`.
-        backend: `nccl`, which needs a GPU a process and gives way to `gloo` where there is none, or `gloo`.
-        port: Port of the first process, for Slurm; torchrun brings its own.
+        backend: `nccl`, which needs one GPU per process and falls back to `gloo` without one, or `gloo`.
+        port: Port of the rank 0 process, for Slurm; torchrun sets its own.
         timeout: Seconds that a process waits for the others before it gives up.
         **kwargs: Further arguments of `torch.distributed.init_process_group`.
 
@@ -56,7 +56,7 @@ def _leave() -> None:
 
 
 def broadcast(value: Any) -> Any:
-    """The first process's `value`, in every process."""
+    """The `value` of rank 0, in every process."""
     if not (dist.is_available() and dist.is_initialized()):
         return value
     values = [value]
@@ -83,7 +83,7 @@ def highest(value: int) -> int:
 
 
 def barrier() -> None:
-    """Wait for the other processes, where there are any."""
+    """Wait for the other processes, if there are any."""
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
 
@@ -108,7 +108,7 @@ def get_dist_info() -> tuple[int, int]:
 
 
 def master_only(func: Callable) -> Callable:
-    """Run `func` in the process of rank 0 alone; it returns None elsewhere."""
+    """Run `func` on rank 0 only; it returns None elsewhere."""
 
     @functools.wraps(func)
     def wrapper(*args, **kwargs):

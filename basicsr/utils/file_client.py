@@ -14,12 +14,12 @@ class FileClient:
     Args:
         backend: `io_backend: {type: …}` of the options: disk or lmdb.
         db_paths: For lmdb: the folders; several of them under one key as a list.
-        client_keys: For lmdb: what each folder is called in `get`, for example lq and gt.
+        client_keys: For lmdb: the name of each folder in `get`, for example lq and gt.
 
     Raises:
         ValueError: Another backend, or entries that do not belong to it.
         FileNotFoundError: A folder holds no LMDB.
-        ImportError: The package lmdb is absent.
+        ImportError: The package lmdb is not installed.
     """
 
     def __init__(
@@ -47,9 +47,9 @@ class FileClient:
                     check_lmdb(folder, f'dataroot_{name}' + (f'[{index}]' if several else ''))
 
     def get(self, filepath: str | Path, client_key: str = 'default') -> bytes:
-        """Return the bytes of a file; from an LMDB, those of the key `filepath` in the folder called `client_key`.
+        """Return the bytes of a file; from an LMDB, those stored under `filepath` in the folder called `client_key`.
 
-        Where several folders have that name, `filepath` is `<folder>/<key>`.
+        If several folders share that name, `filepath` is `<folder>/<key>`.
         """
         if self._folders is None:
             return Path(filepath).read_bytes()

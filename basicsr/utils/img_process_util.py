@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 
 def filter2D(img: Tensor, kernel: Tensor) -> Tensor:
-    """Correlate pictures with kernels, as OpenCV's function of that name does, with mirrored borders.
+    """Correlate pictures with kernels, like OpenCV's function of the same name, with mirrored borders.
 
     Args:
         img: (b, c, h, w), larger than k // 2 on both sides.
@@ -20,7 +20,7 @@ def filter2D(img: Tensor, kernel: Tensor) -> Tensor:
         (b, c, h, w).
 
     Raises:
-        ValueError: k is even, the pictures are too small for it, or the kernels are not as many as pictures.
+        ValueError: k is even, the pictures are too small for it, or the number of kernels does not fit.
     """
     k = kernel.shape[-1]
     b, c, height, width = img.shape
@@ -38,16 +38,16 @@ def filter2D(img: Tensor, kernel: Tensor) -> Tensor:
 
 
 def usm_sharp(img: np.ndarray, weight: float = 0.5, radius: int = 50, threshold: float = 10) -> np.ndarray:
-    """Sharpen a picture by unsharp masking where it differs from its blurred self.
+    """Sharpen a picture by unsharp masking where it differs from its blurred version.
 
     Args:
         img: (h, w[, c]), float32 in [0, 1].
         weight: Share of the difference that is added.
-        radius: Size of the Gaussian's window in pixels; of an even one, the next odd number. OpenCV chooses its sigma.
-        threshold: Differences up to this, in units of 1/255, are left alone; the mask of the others is blurred.
+        radius: Size of the Gaussian's window in pixels; even sizes are rounded up to odd. OpenCV chooses its sigma.
+        threshold: Differences up to this, in units of 1/255, are ignored; the mask of the others is blurred.
 
-    Returns:
-        Of the shape and type of `img`.
+        Returns:
+            The sharpened picture, with the shape and type of `img`.
     """
     radius += 1 - radius % 2
     residual = img - cv2.GaussianBlur(img, (radius, radius), 0)
@@ -61,8 +61,8 @@ class USMSharp(nn.Module):
     """`usm_sharp` for batches of tensors.
 
     Args:
-        radius: Size of the Gaussian's window in pixels; of an even one, the next odd number.
-        sigma: The Gaussian's, in pixels; at 0, OpenCV's for the size.
+        radius: Size of the Gaussian's window in pixels; even sizes are rounded up to odd.
+        sigma: Sigma of the Gaussian in pixels; 0: OpenCV's default for the size.
     """
 
     def __init__(self, radius: int = 50, sigma: float = 0) -> None:
@@ -77,7 +77,7 @@ class USMSharp(nn.Module):
         Args:
             img: (b, c, h, w) in [0, 1].
             weight: Share of the difference to the blurred picture that is added.
-            threshold: Differences up to this, in units of 1/255, are left alone.
+            threshold: Differences up to this, in units of 1/255, are ignored.
         """
         residual = img - filter2D(img, self.kernel)
         mask = filter2D((residual.abs() * 255 > threshold).to(img.dtype), self.kernel)

@@ -1,4 +1,4 @@
-"""Pictures as files, numpy arrays (HWC, BGR, as OpenCV has them) and torch tensors (CHW, RGB)."""
+"""Pictures as files, numpy arrays (HWC, BGR, as in OpenCV) and torch tensors (CHW, RGB)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _READ_FLAGS = {
 def img2tensor(
     imgs: np.ndarray | list[np.ndarray], bgr2rgb: bool = True, float32: bool = True
 ) -> Tensor | list[Tensor]:
-    """Turn HWC pictures into CHW tensors; values are not scaled.
+    """Convert HWC pictures to CHW tensors; values are not scaled.
 
     Args:
         imgs: One picture or a list of them, (h, w, c).
@@ -48,22 +48,22 @@ def tensor2img(
     out_type: type = np.uint8,
     min_max: tuple[float, float] = (0, 1),
 ) -> np.ndarray | list[np.ndarray]:
-    """Turn tensors into pictures, clamping them to `min_max` and scaling that range to the type's.
+    """Convert tensors to pictures, clamping them to `min_max` and scaling that range to the type's.
 
     Args:
-        tensor: One tensor or a list of them: (n, c, h, w), where more than one become a near-square grid;
+        tensor: One tensor or a list of them: (n, c, h, w), where n > 1 pictures are tiled into a near-square grid;
             (c, h, w) with 1 or 3 channels, RGB; or (h, w).
         rgb2bgr: Reverse the channels of three-channel pictures.
-        out_type: An unsigned integer type gives rounded values from 0 to its maximum, 255 of `np.uint8`; a floating
-            type values in [0, 1].
+        out_type: An unsigned integer type gives rounded values from 0 to its maximum, 255 for `np.uint8`; a floating
+            type gives values in [0, 1].
         min_max: Values that become black and white.
 
     Returns:
-        (h, w, 3), or (h, w) for a single-channel picture. A list gives a list, save that a list of one gives
-        the picture itself, which code written for BasicSR counts on.
+        (h, w, 3), or (h, w) for a single-channel picture. A list gives a list, except that a list of
+        one gives the picture itself, which code written for BasicSR relies on.
 
-    Raises:
-        ValueError: A tensor has another number of axes.
+        Raises:
+            ValueError: A tensor has a different number of axes.
     """
     if not isinstance(tensor, Tensor):
         imgs = [_to_picture(item, rgb2bgr, out_type, min_max) for item in tensor]
@@ -98,12 +98,12 @@ def imfrombytes(content: bytes, flag: str = 'color', float32: bool = False) -> n
     Args:
         content: The whole file.
         flag: 'color' (h, w, 3) BGR; 'grayscale' (h, w); 'unchanged', which keeps an alpha channel and the bit depth and
-            does not turn the picture as its EXIF data say; 'upright', which keeps the depth, has no alpha, and does.
+            ignores EXIF orientation; 'upright', which keeps the bit depth, drops alpha, and applies EXIF orientation.
         float32: Return float32, integers scaled to [0, 1] by their type's maximum: 255, or 65535 for 16-bit
-            files, which are then read in full depth. Files that hold floats keep their values.
+            files, which are then read at full depth. Files that hold floats keep their values.
 
-    Raises:
-        ValueError: The flag is unknown, or the bytes are no picture that OpenCV can decode.
+        Raises:
+            ValueError: The flag is unknown, or the bytes are not a picture that OpenCV can decode.
     """
     if flag not in _READ_FLAGS:
         raise ValueError(f'unknown flag {flag!r} for reading a picture; choose one of {", ".join(_READ_FLAGS)}')
@@ -131,10 +131,10 @@ def imwrite(
     """Write a picture; the extension chooses the format.
 
     Args:
-        img: (h, w) or (h, w, c) in BGR order, uint8 or what the format takes.
+        img: (h, w) or (h, w, c) in BGR order, uint8 or another type that the format supports.
         file_path: File to write.
         params: OpenCV's `cv2.imwrite` parameters, for example `[cv2.IMWRITE_JPEG_QUALITY, 90]`.
-        auto_mkdir: Create the folder where it is missing.
+        auto_mkdir: Create the folder if it is missing.
 
     Raises:
         OSError: OpenCV could not write the file.
@@ -151,7 +151,7 @@ def imwrite(
 
 
 def crop_border(imgs: np.ndarray | list[np.ndarray], crop_border: int) -> np.ndarray | list[np.ndarray]:
-    """Cut `crop_border` pixels off each side of a picture (h, w[, c]), or of each of a list of them.
+    """Crop `crop_border` pixels from each side of a picture (h, w[, c]), or of each picture in a list.
 
     Raises:
         ValueError: The border is negative or leaves nothing of a picture.

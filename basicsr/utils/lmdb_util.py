@@ -1,4 +1,4 @@
-"""Pictures in LMDB, one file that holds many: BasicSR's layout.
+"""Pictures in LMDB, a single file that holds many, in BasicSR's layout.
 
 `<name>.lmdb` is a folder with `data.mdb`, `lock.mdb` and `meta_info.txt`. The database maps a picture's name without
 extension to the bytes of a PNG file; the text file has a line for each, `<key>.png (<h>,<w>,<c>) <compression>`.
@@ -22,16 +22,16 @@ from tqdm import tqdm
 
 META_INFO = 'meta_info.txt'
 _CHUNK = 64
-"""Pictures of one transaction."""
+"""Pictures per transaction."""
 _LONGEST_KEY = 511
 
-# LMDB allows an environment once in a process, and none that a fork inherited. So data sets share them.
+# LMDB allows each environment only once per process, and none inherited by a fork. So data sets share them.
 _environments: dict[str, Any] = {}
 _lock = threading.Lock()
 
 
 def _forget_environments() -> None:
-    """In a new process: those of the parent are of no use, and its lock may be held for ever."""
+    """In a forked process, the parent's environments are unusable, and its lock may be held for ever."""
     global _lock
     _lock = threading.Lock()
     for environment in _environments.values():
@@ -55,11 +55,11 @@ def _lmdb() -> Any:
 
 
 def check_lmdb(folder: str | Path, option: str) -> None:
-    """Make sure that there is a database in `folder`, and the package that reads it.
+    """Make sure that `folder` holds a database, and that the package that reads it is installed.
 
     Raises:
-        ImportError: The package lmdb is absent.
-        FileNotFoundError: The folder, its data or its list of pictures is not there.
+        ImportError: The package lmdb is not installed.
+        FileNotFoundError: The folder, its data or its list of pictures is missing.
         ValueError: Its name does not end in .lmdb.
     """
     folder = Path(folder)
@@ -81,7 +81,7 @@ def lmdb_keys(folder: str | Path, option: str) -> list[str]:
     """The pictures' keys, in the order of `meta_info.txt`.
 
     Raises:
-        ImportError, FileNotFoundError, ValueError: As `check_lmdb`; or the list is empty.
+        ImportError, FileNotFoundError, ValueError: As for `check_lmdb`; or the list is empty.
     """
     check_lmdb(folder, option)
     path = Path(folder) / META_INFO
@@ -97,7 +97,7 @@ def read_lmdb(folder: str | Path, key: str) -> bytes:
 
     Raises:
         FileNotFoundError: Nothing is stored under that key.
-        ValueError: The folder holds no LMDB that can be opened.
+        ValueError: The folder does not hold an LMDB that can be opened.
     """
     folder = os.path.realpath(folder)
     with _lock:
@@ -120,22 +120,22 @@ def _opened(folder: str) -> Any:
 
 
 def make_lmdb(files: dict[str, Path], output: str | Path, compress: int | None = None, workers: int = 4) -> int:
-    """Write pictures into a new LMDB. It appears at `output` once it is whole; what fails leaves nothing behind.
+    """Write pictures into a new LMDB. It appears at `output` once complete; a failure leaves nothing behind.
 
     Args:
-        files: By key.
+        files: Paths of the pictures, by key.
         output: A name that ends in .lmdb.
-        compress: PNG compression, 0 to 9, with which all pictures are written anew; None keeps the bytes of PNG files
-            and writes others with level 1.
+        compress: PNG compression level, 0 to 9, with which all pictures are re-encoded; None keeps the bytes of PNG
+            files and encodes others with level 1.
         workers: Threads that read and encode.
 
     Returns:
         The number of pictures.
 
     Raises:
-        OSError: There is something at `output`, or it could not be written.
-        ImportError: The package lmdb is absent.
-        ValueError: No pictures, a file that is none, or a wrong name or level.
+        OSError: `output` exists already, or could not be written.
+        ImportError: The package lmdb is not installed.
+        ValueError: No pictures, a file that is not a picture, or a wrong name or level.
     """
     output = Path(output)
     if output.suffix != '.lmdb':
@@ -166,7 +166,7 @@ def make_lmdb(files: dict[str, Path], output: str | Path, compress: int | None =
 
 def _fill(environment: Any, files: dict[str, Path], meta_info: Path, compress: int | None, workers: int) -> None:
     encoded = _encoded(files, compress, workers)
-    progress = tqdm(total=len(files), unit='image', disable=None)  # None: where there is no terminal
+    progress = tqdm(total=len(files), unit='image', disable=None)  # None: no bar without a terminal
     with open(meta_info, 'w', encoding='utf-8') as lines, progress:
         while chunk := list(islice(encoded, _CHUNK)):
             _put(environment, [(key.encode(), content) for key, content, _ in chunk])
@@ -175,7 +175,7 @@ def _fill(environment: Any, files: dict[str, Path], meta_info: Path, compress: i
 
 
 def _put(environment: Any, items: list[tuple[bytes, bytes]]) -> None:
-    """Write `items` in one transaction; a map that is full grows."""
+    """Write `items` in one transaction, growing the map if it is full."""
     lmdb = _lmdb()
     while True:
         try:
@@ -188,7 +188,7 @@ def _put(environment: Any, items: list[tuple[bytes, bytes]]) -> None:
 
 
 def _encoded(files: dict[str, Path], compress: int | None, workers: int) -> Iterator[tuple[str, bytes, str]]:
-    """(key, PNG's bytes, their description), in order; a few are prepared ahead."""
+    """(key, PNG bytes, their description), in order; a few are prepared ahead."""
     pending: deque[Any] = deque()
     with ThreadPoolExecutor(max(1, workers)) as pool:
         try:
@@ -207,7 +207,7 @@ def _encoded(files: dict[str, Path], compress: int | None, workers: int) -> Iter
 def _as_png(path: Path, compress: int | None) -> tuple[bytes, str]:
     content = path.read_bytes()
     keep = compress is None and path.suffix.lower() == '.png'
-    # What is encoded anew loses alpha and is turned upright, as the data sets would do when they read the file.
+    # Re-encoded pictures lose alpha and are turned upright, as the data sets would do when reading the file.
     flags = cv2.IMREAD_UNCHANGED if keep else cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
     image = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
     if image is None:

@@ -1,4 +1,4 @@
-"""Text log, TensorBoard, and the line that a training run prints every so many iterations."""
+"""Text log, TensorBoard, and the line that a training run prints every `print_freq` iterations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from basicsr.utils.dist_util import get_dist_info, master_only
 
 
 class AvgTimer:
-    """Mean time between calls of `record`, over the last `window` of them."""
+    """Mean time between the last `window` calls of `record`."""
 
     def __init__(self, window: int = 200) -> None:
         self.window = window
@@ -30,7 +30,7 @@ class AvgTimer:
         self._count = 0
 
     def restart(self) -> None:
-        """Let the next interval begin now, and keep the mean."""
+        """Start the next interval now, and keep the mean."""
         self._last = time.perf_counter()
 
     def record(self) -> None:
@@ -53,7 +53,7 @@ class MessageLogger:
 
     Args:
         opt: The resolved options: `name`, `logger.print_freq`, `logger.use_tb_logger`, `train.total_iter`.
-        start_iter: First iteration, 1 or where a resumed run goes on.
+        start_iter: First iteration: 1, or that at which a resumed run continues.
         tb_logger: A TensorBoard writer, or None.
     """
 
@@ -73,7 +73,7 @@ class MessageLogger:
         """Log one line.
 
         Args:
-            log_vars: `epoch`, `iter`, `lrs`, `time` and `data_time` (seconds an iteration); all else are losses.
+            log_vars: `epoch`, `iter`, `lrs`, `time` and `data_time` (seconds per iteration); all others are losses.
         """
         log_vars = dict(log_vars)
         epoch, current_iter, lrs = log_vars.pop('epoch'), log_vars.pop('iter'), log_vars.pop('lrs')
@@ -95,14 +95,14 @@ class MessageLogger:
 
 @master_only
 def init_tb_logger(log_dir: str, first_iter: int | None = None) -> Any:
-    """A TensorBoard writer to `log_dir`; a run that is resumed at `first_iter` hides what it had written after that."""
+    """A TensorBoard writer to `log_dir`; a run resumed at `first_iter` discards what was logged from there on."""
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(log_dir=log_dir, purge_step=first_iter)
 
 
 def check_wandb(opt: dict) -> None:
-    """Make sure, before a run makes anything, that `logger.wandb.project` can be followed.
+    """Make sure, before a run writes anything, that `logger.wandb.project` can be used.
 
     Raises:
         ValueError: wandb is not installed.
@@ -113,7 +113,7 @@ def check_wandb(opt: dict) -> None:
 
 @master_only
 def init_wandb_logger(opt: dict) -> None:
-    """Let Weights & Biases follow what goes to TensorBoard, where `logger.wandb.project` is given."""
+    """Let Weights & Biases mirror what goes to TensorBoard, if `logger.wandb.project` is given."""
     options = opt['logger'].get('wandb') or {}
     if not options.get('project'):
         return
@@ -136,7 +136,7 @@ def get_root_logger(
 ) -> logging.Logger:
     """The framework's logger. The first call adds the console; a call with `log_file` adds or changes the file.
 
-    Processes of a rank above 0 log errors alone.
+    Ranks above 0 log errors only.
     """
     logger = logging.getLogger(logger_name)
     form = logging.Formatter('%(asctime)s %(levelname)s: %(message)s')
@@ -158,7 +158,7 @@ def get_root_logger(
 
 
 def get_env_info() -> str:
-    """Versions, the device and the project's commit, one line."""
+    """Versions, the device and the project's commit, in one line."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f'CPU, {torch.get_num_threads()} threads'
     versions = f'PyTorch {torch.__version__}, TorchVision {torchvision.__version__}'
     return f'Python {platform.python_version()}, {versions}, {device}, {_commit()}'

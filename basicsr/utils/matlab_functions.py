@@ -1,4 +1,4 @@
-"""MATLAB's `imresize` (bicubic), by which super-resolution data sets are made, and its colour conversions."""
+"""MATLAB's `imresize` (bicubic), with which super-resolution data sets are made, and its colour conversions."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def imresize(img: np.ndarray | Tensor, scale: float, antialiasing: bool = True) 
         antialiasing: Widen the kernel when shrinking, as MATLAB does by default.
 
     Returns:
-        float32 of the kind that came in, with axes of ceil(length * scale). Values may overshoot [0, 1] slightly.
+        float32 of the same kind as the input, with sides of ceil(length * scale). Values may overshoot [0, 1] slightly.
 
-    Raises:
-        ValueError: The scale is not positive, or the picture is not of floats or has another number of axes.
+        Raises:
+            ValueError: The scale is not positive, or the picture does not hold floats or has another number of axes.
     """
     if not scale > 0:
         raise ValueError(f'imresize needs a scale above 0, not {scale}')
@@ -47,7 +47,7 @@ def _resize_axis(img: Tensor, axis: int, scale: float, antialiasing: bool) -> Te
     weights, indices = _weights_indices(img.shape[axis], scale, antialiasing)
     weights, indices = weights.to(img.device, img.dtype), indices.to(img.device)
     trailing = (1,) * (img.ndim - axis - 1)
-    # One tap of the kernel at a time: memory stays that of the output, whatever the kernel's width.
+    # One tap of the kernel at a time, so that memory does not grow with the kernel's width.
     out = 0
     for tap in range(indices.shape[1]):
         out = out + img.index_select(axis, indices[:, tap]) * weights[:, tap].view(-1, *trailing)
@@ -55,7 +55,7 @@ def _resize_axis(img: Tensor, axis: int, scale: float, antialiasing: bool) -> Te
 
 
 def _weights_indices(in_length: int, scale: float, antialiasing: bool) -> tuple[Tensor, Tensor]:
-    """Return what each output pixel of one axis sums: weights (out_length, taps), float64, and input indices."""
+    """Return what each output pixel along one axis sums: weights (out_length, taps), float64, and input indices."""
     stretch = min(scale, 1.0) if antialiasing else 1.0
     width = 4.0 / stretch
     out_length = math.ceil(in_length * scale)

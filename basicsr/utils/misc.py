@@ -1,4 +1,4 @@
-"""Seeds, folders and small text."""
+"""Seeds, folders and small text helpers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def set_random_seed(seed: int) -> None:
 
 
 def get_random_state() -> dict[str, Any]:
-    """The global random states, of types that `torch.load(weights_only=True)` reads."""
+    """The global random states, in types that `torch.load(weights_only=True)` accepts."""
     kind, keys, position, has_gauss, gauss = np.random.get_state()
     return {
         'python': random.getstate(),
@@ -35,7 +35,7 @@ def get_random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Put back what `get_random_state` returned."""
+    """Restore what `get_random_state` returned."""
     version, internal, gauss = state['python']
     random.setstate((version, tuple(internal), gauss))
     np.random.set_state(tuple(state['numpy']))
@@ -49,7 +49,7 @@ def get_time_str() -> str:
 
 
 def mkdir_and_rename(path: str) -> None:
-    """Make the folder `path`; one that is there already is kept under `path_archived_<time>`."""
+    """Make the folder `path`; an existing one is kept as `path_archived_<time>`."""
     if os.path.exists(path):
         kept = f'{path}_archived_{get_time_str()}'
         number = 1
@@ -73,7 +73,7 @@ def make_exp_dirs(opt: dict) -> None:
 
 @master_only
 def make_sub_dirs(opt: dict) -> None:
-    """Make what is missing of an experiment's folders."""
+    """Make the missing folders of an experiment."""
     for key in ('models', 'training_states', 'log', 'visualization'):
         if key in opt['path']:
             os.makedirs(opt['path'][key], exist_ok=True)
@@ -103,7 +103,7 @@ def scandir(
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file by way of a temporary one beside it, so that it is never half there."""
+    """Write a text file via a temporary one beside it, so that it is never incomplete."""
     path = Path(path)
     temporary = path.with_name(path.name + '.tmp')
     try:
@@ -114,7 +114,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def sizeof_fmt(size: float, suffix: str = 'B') -> str:
-    """A size for people: 1536 -> '1.5 KB'."""
+    """A human-readable size: 1536 -> '1.5 KB'."""
     for unit in ('', 'K', 'M', 'G', 'T', 'P'):
         if abs(size) < 1024:
             return f'{size:.1f} {unit}{suffix}'
@@ -123,7 +123,7 @@ def sizeof_fmt(size: float, suffix: str = 'B') -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` is what torch says where memory runs out, on a GPU or on the CPU."""
+    """Whether `error` is torch's error for running out of memory, on a GPU or on the CPU."""
     told = ("can't allocate memory", 'CUBLAS_STATUS_ALLOC_FAILED', 'CUDNN_STATUS_ALLOC_FAILED')
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and any(part in str(error) for part in told)
@@ -131,7 +131,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def check_resume(opt: dict[str, Any], resume_iter: int) -> None:
-    """Point `path.pretrain_network_*` at the weights that a run saved, as BasicSR does for a run that goes on.
+    """Point `path.pretrain_network_*` at the weights that a run saved, as BasicSR does for a resumed run.
 
     Each `network_*` of the options, unless `path.ignore_resume_networks` names it, gets `models/net_*_<iter>.pth`; a
     `param_key_*` of `params_ema` becomes `params`. Without `path.resume_state` nothing happens.

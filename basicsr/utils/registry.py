@@ -19,9 +19,9 @@ _NESTING = (Union, types.UnionType, Annotated, list, tuple, Sequence, Iterable, 
 
 
 def did_you_mean(name: object, choices: Iterable[str], cutoff: float = 0.7) -> str:
-    """Return '; did you mean …?' with the choice nearest to `name`, or '.' where none is near.
+    """Return '; did you mean …?' with the choice nearest to `name`, or '.' if none is near.
 
-    Near is what differs in few letters, or is `name` with letters left out: `totl` for `total_iter`.
+    A choice is near if it differs in few letters, or if `name` abbreviates it: `totl` for `total_iter`.
     """
     name, choices = str(name), list(choices)
     near = difflib.get_close_matches(name, choices, n=1, cutoff=cutoff)
@@ -30,13 +30,13 @@ def did_you_mean(name: object, choices: Iterable[str], cutoff: float = 0.7) -> s
 
 
 def _shortens(name: str, choice: str) -> bool:
-    """Whether `name` has the first letters of `choice`, and then others of it in their order."""
+    """Whether `name` starts like `choice` and continues with a subsequence of its letters."""
     rest = iter(choice)
     return len(name) >= _SHORTEST and name[:2] == choice[:2] and all(letter in rest for letter in name)
 
 
 class AlreadyRegistered(KeyError, AssertionError):
-    """A name is taken. BasicSR raises an AssertionError; to the command line it is a mistake of the user."""
+    """A name is taken: an AssertionError as in BasicSR, and a KeyError, which commands report as the user's mistake."""
 
 
 class Registry:
@@ -74,7 +74,7 @@ class Registry:
         """Return the object called `name`, or else `name_suffix`.
 
         Raises:
-            KeyError: Nothing of that name; the message lists the choices and the nearest one.
+            KeyError: Nothing has that name; the message lists the choices and the nearest one.
         """
         for key in (name, f'{name}_{suffix}'):
             if key in self._objects:
@@ -101,14 +101,14 @@ def _origin(thing: Any) -> str:
 
 
 def all_registered() -> list[tuple[str, str]]:
-    """(registry, name) of all that is registered anywhere."""
+    """(registry, name) of everything that is registered."""
     registries = sorted(Registry._all, key=lambda registry: registry.name)
     return [(registry.name, name) for registry in registries for name in registry.keys()]  # noqa: SIM118  a registry yields pairs
 
 
 @contextmanager
 def forgotten_on_error() -> Iterator[None]:
-    """Where an exception leaves the block, forget what was registered inside, save by modules that stay imported."""
+    """If an exception leaves the block, undo registrations made inside, except by modules that stay imported."""
     before = {registry: dict(iter(registry)) for registry in Registry._all}
     try:
         yield
@@ -137,7 +137,7 @@ def build(registry: Registry, opt: dict, *args: Any) -> Any:
 
     Raises:
         KeyError: `type` is unknown.
-        ValueError: `opt` has no `type`, or an entry that is no argument of the class.
+        ValueError: `opt` has no `type`, or an entry that is not an argument of the class.
     """
     opt = dict(opt)
     if 'type' not in opt:
@@ -149,7 +149,7 @@ def build(registry: Registry, opt: dict, *args: Any) -> Any:
 
 
 def call_checked(factory: Any, what: str, *args: Any, **options: Any) -> Any:
-    """Call `factory`, whose keyword arguments come from an option file; what it wants as a `Path` becomes one.
+    """Call `factory` with keyword arguments from an option file; arguments annotated as `Path` are converted.
 
     Raises:
         ValueError: It takes no such option, or rejects a value; the message begins with `what`.
@@ -170,15 +170,15 @@ def call_checked(factory: Any, what: str, *args: Any, **options: Any) -> Any:
 
 
 def parameters_of(factory: Callable) -> list[inspect.Parameter]:
-    """Parameters with annotations that are types where their names can be found, and text elsewhere."""
+    """Parameters whose annotations are types if their names can be resolved, and text otherwise."""
     try:
         return list(inspect.signature(factory, eval_str=True).parameters.values())
-    except Exception:  # names that only type checkers import, or whatever else a user's annotation does
+    except Exception:  # names that only type checkers import, or anything else in a user's annotation
         return list(inspect.signature(factory).parameters.values())
 
 
 def parameters_passed_on(factory: Callable) -> list[inspect.Parameter]:
-    """Named parameters; of a class that takes `**kwargs` also those of the classes from which it inherits."""
+    """Named parameters; for a class that takes `**kwargs`, also those of its base classes."""
     makers = [factory]
     if inspect.isclass(factory):
         makers = [vars(kind)['__init__'] for kind in factory.__mro__[:-1] if '__init__' in vars(kind)]
@@ -194,7 +194,7 @@ def parameters_passed_on(factory: Callable) -> list[inspect.Parameter]:
 
 
 def is_path(annotation: Any) -> bool:
-    """Whether an argument with this annotation may be a path, or a list of paths; plain text is none."""
+    """Whether an argument with this annotation may be a path or a list of paths; plain text does not count."""
     return any(inspect.isclass(kind) and issubclass(kind, os.PathLike) for kind in _leaves(annotation))
 
 
@@ -205,7 +205,7 @@ def _as_path(value: Any, annotation: Any) -> Any:
 
 
 def _leaves(annotation: Any) -> list[Any]:
-    """What an annotation is made of: `str` and `Path` for `list[str | Path]`."""
+    """The parts of an annotation: `str` and `Path` for `list[str | Path]`."""
     origin = get_origin(annotation)
     if origin in _NESTING:
         return [kind for one in get_args(annotation) for kind in _leaves(one)]

@@ -1,1 +1,1 @@
-"""Archives of photographs by camera: what they hold, how they are laid out, and cameras that are simulated."""
+"""Archives of photographs by camera: their contents and layout, and simulated cameras."""

@@ -1,4 +1,4 @@
-"""From an unpacked archive to pairs that are known to be good."""
+"""From an unpacked archive to verified pairs."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from basicsr.utils.img_util import imfrombytes
 
 FAULTS = {
     'unnamed': "pictures whose names are no known camera's",
-    'duplicate': 'names that stand for different pictures',
+    'duplicate': 'names used for different pictures',
     'unpaired': 'pictures without a partner',
-    'unreadable': 'files that are no whole picture',
+    'unreadable': 'files that are not complete pictures',
     'size': 'pairs whose sizes do not fit the scale',
-    'leak': 'scenes that stand in train and in test',
+    'leak': 'scenes that are in both train and test',
 }
-"""What can be wrong with an archive, by the word that leaves such pictures out."""
+"""What can be wrong with an archive, by the word that excludes such pictures."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Pair:
     """Two pictures of one scene.
 
     Attributes:
-        camera, split, name, scene: As in `Named`.
+        camera, split, name, scene: See `Named`.
         HR, LR: Absolute paths.
     """
 
@@ -45,12 +45,12 @@ class Pair:
 
 @dataclass
 class Contents:
-    """What an archive holds.
+    """The contents of an archive.
 
     Attributes:
         pairs: Those without faults, sorted by camera, split and name.
-        faults: By their kind, a line each.
-        other_scales: Numbers of pictures that belong to other scales.
+        faults: By kind, one line each.
+        other_scales: Numbers of pictures at other scales.
     """
 
     pairs: list[Pair] = field(default_factory=list)
@@ -67,16 +67,16 @@ def read_archive(
     merges: Mapping[str, str] | None = None,
     allow_leaks: bool = False,
 ) -> Contents:
-    """Find the pairs of `camera_set` below `roots`, and look at every picture.
+    """Find the pairs of `camera_set` below `roots`, and check every picture.
 
     Args:
         camera_set: How pictures are named.
-        roots: Folders into which archives were unpacked; hidden files and folders are not looked at.
-        scale: Of the pairs to take.
-        leave_out: Folders that are not looked into: those that pairs are laid out in.
+        roots: Folders into which archives were unpacked; hidden files and folders are skipped.
+        scale: Scale of the pairs to take.
+        leave_out: Folders to skip: those in which pairs are laid out.
         workers: Threads that read and decode.
-        merges: Cameras whose pictures go to another one.
-        allow_leaks: Do not look for scenes that stand in train and test.
+        merges: Cameras whose pictures are assigned to another one.
+        allow_leaks: Do not look for scenes that are in both train and test.
 
     Raises:
         FileNotFoundError: A root is missing, or nothing is found.
@@ -106,7 +106,7 @@ def read_archive(
 
 
 def _pictures(root: Path, leave_out: Collection[Path]) -> Iterator[tuple[Path, list[str]]]:
-    """Each picture below `root`, sorted, and the names of the folders that it is in, from `root` inwards."""
+    """Each picture below `root`, sorted, and the names of its folders, from `root` inwards."""
     seen: set[Path] = set()
     for folder, below, files in os.walk(root, followlinks=True):
         here = Path(folder)
@@ -159,7 +159,7 @@ def _paired(sides: dict[Named, list[Path]], faults: dict[str, list[str]], merges
 def _good_pictures(
     pairs: list[Pair], scale: int, faults: dict[str, list[str]], workers: int
 ) -> tuple[list[Pair], dict[Pair, str]]:
-    """The pairs that can be read and fit together, and a digest of each one's HR file."""
+    """The pairs that are readable and consistent, and a digest of each one's HR file."""
     results = in_threads(lambda pair: _look_at(pair, scale), pairs, workers, 'Looking at pairs')
     digests = {}
     for pair, (kind, text) in zip(pairs, results, strict=True):
@@ -181,7 +181,7 @@ def _look_at(pair: Pair, scale: int) -> tuple[str, str]:
             return 'unreadable', f'{path}: {error}'
         digest = hashlib.blake2b(content, digest_size=16).hexdigest()
     spare = [high - scale * low for low, high in zip(*shapes, strict=True)]
-    allowed = 0 if pair.split == 'train' else scale - 1  # in tests a remainder is cut off, see PairedImageDataset
+    allowed = 0 if pair.split == 'train' else scale - 1  # tests crop a remainder, see PairedImageDataset
     if all(0 <= pixels <= allowed for pixels in spare):
         return '', digest
     (low_height, low_width), (height, width) = shapes
@@ -190,7 +190,7 @@ def _look_at(pair: Pair, scale: int) -> tuple[str, str]:
 
 
 def _without_leaks(pairs: list[Pair], digests: dict[Pair, str], faults: dict[str, list[str]]) -> list[Pair]:
-    """Leaves out of train what is in test, too: the same scene of the same camera, or the same file."""
+    """Remove from train what is also in test: the same scene of the same camera, or the same file."""
     tested = {(pair.camera, pair.scene): pair for pair in pairs if pair.split == 'test' and pair.scene}
     tested_files = {digests[pair]: pair for pair in pairs if pair.split == 'test'}
     kept, leaks = [], defaultdict(list)

@@ -1,4 +1,4 @@
-"""Data sets of real cameras, as their archives name pictures: DRealSR and RealSR."""
+"""Data sets of real cameras, DRealSR and RealSR, and how their archives name pictures."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _REALSR_NAME = re.compile(r'(?P<name>.+?)_(?:(?P<hr>HR)|LR(?P<scale>\d)?)', re.I
 
 @dataclass(frozen=True)
 class Named:
-    """What its folders and its name say of a picture.
+    """What a picture's folders and name say about it.
 
     Attributes:
         camera: One of the set's cameras.
         split: train or test.
         side: HR or LR.
-        name: What both pictures of the pair are called, without extension.
-        scene: What is in view, where names say that, unique within the camera; else None.
+        name: The common name of both pictures of the pair, without extension.
+        scene: The scene, if names tell it, unique within the camera; else None.
     """
 
     camera: str
@@ -42,7 +42,7 @@ class Named:
 
 
 NotNamed = Literal['outside', 'unnamed'] | int
-"""Why a picture is not taken: its folders do not say train or test and HR or LR; it is no camera's; its scale."""
+"""Why a picture is skipped: its folders do not tell train or test and HR or LR; unknown camera; other scale."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,12 @@ class CameraSet:
     """A data set of several cameras.
 
     Attributes:
-        name: Of the data set.
+        name: Name of the data set.
         cameras: In the order of tables.
-        identify: Of the folders that a picture lies in (outermost first), its name without extension, and the scale
-            that is wanted: what it is.
-        folders: Folders that the archive has, for messages.
-        known: Numbers of pairs by scale, split and camera, where they are known.
-        merges: Cameras that `--merge-canon` makes one: from, to.
+        identify: Identifies a picture by its folders (outermost first), its name without extension, and the scale.
+        folders: Folders of the archive, for messages.
+        known: Numbers of pairs by scale, split and camera, if known.
+        merges: Cameras that `--merge-canon` merges: from, to.
     """
 
     name: str
@@ -68,7 +67,7 @@ class CameraSet:
 
 
 def _innermost(folders: Sequence[str], meanings: Mapping[str, str | int]) -> str | int | None:
-    """What the innermost folder that says anything says, in words between other letters and signs."""
+    """The meaning of the words in the innermost folder name that has an unambiguous one, or None."""
     for folder in reversed(folders):
         found = {meanings[word] for word in _WORDS.findall(folder.lower()) if word in meanings}
         if len(found) == 1:
@@ -94,7 +93,7 @@ def _identify_drealsr(folders: Sequence[str], stem: str, scale: int) -> Named | 
 
 
 def _identify_realsr(folders: Sequence[str], stem: str, scale: int) -> Named | NotNamed:
-    """`Canon/Train/4/Canon_012_LR4`: split by folder, side by folder or, where none says it, by the end of the name.
+    """`Canon/Train/4/Canon_012_LR4`: split by folder, side by folder or else by the end of the name.
 
     (Some copies of the set call both sides of a pair `Canon_012_LR4`.)
     """

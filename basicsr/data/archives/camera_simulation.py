@@ -1,7 +1,7 @@
 """A simulated camera: one scene, photographed with a long lens (HR) and with one of a quarter of its length (LR).
 
-The HR picture is sharp and free of noise. The LR picture goes through everything that makes a real one worse. Both
-share the camera's exposure, white balance, colours and tone curve, and both show the same field:
+The HR picture is sharp and free of noise. The LR picture goes through everything that degrades a real one. Both
+share the camera's exposure, white balance, colours and tone curve, and show the same field of view:
 
     scene  = linear light of a photograph (IEC 61966-2-1 decoding), times the exposure
     LR     : lateral colour -> gaussian and defocus blur -> 4 x 4 pixel aperture -> shot and read noise
@@ -26,7 +26,7 @@ class Camera:
     """One camera. Lengths are in HR pixels, four of which make one LR pixel; colours are in the order R, G, B.
 
     Attributes:
-        name: what its pictures are filed under.
+        name: name of the folder of its pictures.
         blur: standard deviations of the gaussian blur along its two axes.
         angle: direction of the first axis, in degrees.
         defocus: radius of the disc of confusion.
@@ -76,7 +76,7 @@ def to_encoded(linear: np.ndarray) -> np.ndarray:
 
 
 def point_spread(camera: Camera) -> np.ndarray:
-    """Returns the lens's point spread function: a turned gaussian convolved with a disc, of sum 1."""
+    """Returns the lens's point spread function: a rotated gaussian convolved with a disc, of sum 1."""
     radius = int(np.ceil(3 * max(camera.blur) + camera.defocus))
     y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1].astype(np.float32)
     turn = np.deg2rad(camera.angle)
@@ -93,7 +93,7 @@ def expose(scene: np.ndarray, camera: Camera, rng: np.random.Generator) -> np.nd
     Args:
         scene: linear light (height, width, 3), BGR, in [0, 1].
         camera: the camera.
-        rng: source of the noise.
+        rng: generator of the noise.
 
     Returns:
         Linear float32 BGR picture (height / 4, width / 4, 3) in [0, 1].
@@ -142,9 +142,9 @@ def photograph_scene(img: np.ndarray, camera: Camera, seed: str) -> tuple[np.nda
     """Takes both pictures of one scene.
 
     Args:
-        img: uint8 BGR photograph (height, width, 3) that stands for the scene, sides multiples of 4.
+        img: uint8 BGR photograph (height, width, 3) that serves as the scene, sides multiples of 4.
         camera: the camera.
-        seed: text that the noise is drawn from.
+        seed: text that seeds the noise.
 
     Returns:
         HR (height, width, 3) and LR (height / 4, width / 4, 3), uint8 BGR.

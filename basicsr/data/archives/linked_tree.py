@@ -1,4 +1,4 @@
-"""A folder of links to, or copies of, files that lie elsewhere, which a second run brings up to date."""
+"""A folder of links to, or copies of, files elsewhere, which a second run brings up to date."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _STAGING = '.preparing'
 
 @dataclass
 class Changes:
-    """What brings a tree up to date: files by their path in it.
+    """What it takes to bring a tree up to date: files by their path in it.
 
     Attributes:
-        made: Are not there yet.
-        renewed: Have another source, or it has changed, or a link becomes a copy or a copy a link.
-        removed: Were made earlier of files that are no more wanted.
-        kept: Are as they should be.
+        made: Do not exist yet.
+        renewed: Have another source, or it has changed, or a link becomes a copy or vice versa.
+        removed: Were made earlier from files that are no longer wanted.
+        kept: Are up to date.
     """
 
     made: list[str] = field(default_factory=list)
@@ -39,16 +39,16 @@ class Changes:
 def lay_out(
     files: Mapping[str, Path], output: Path, roots: Collection[Path], copy: bool = False, workers: int = 4
 ) -> Changes:
-    """Make `output` hold these files. Other files in it stay; those that stand in the way are an error.
+    """Make `output` hold these files. Other files in it stay; those that are in the way are an error.
 
-    Links are absolute: archives often lie on another disk, and a tree that is moved still finds them. Everything is
-    made in a folder of its own first, so that an error or Ctrl-C changes nothing; what was made is noted in
+    Links are absolute: archives are often on another disk, and a tree that is moved still finds them. Everything is
+    made in a temporary folder first, so that an error or Ctrl-C changes nothing; what was made is recorded in
     `prepared.json`, and only that is ever replaced or removed.
 
     Args:
         files: Absolute paths of the sources, by the path in `output`, with `/`.
-        output: The folder, made if need be.
-        roots: Files that were made earlier of sources below these folders, and are not wanted now, are removed.
+        output: The folder, created if necessary.
+        roots: Files made earlier from sources below these folders, and no longer wanted, are removed.
         copy: Make copies instead of links.
         workers: Threads that copy.
 
@@ -56,7 +56,7 @@ def lay_out(
         What was done.
 
     Raises:
-        FileExistsError: Files that are not the tree's own stand where it would write; nothing is changed.
+        FileExistsError: Files that are not the tree's own are in the way; nothing is changed.
         OSError: A file cannot be read or written; nothing is changed.
     """
     output = output.absolute()
@@ -68,7 +68,7 @@ def lay_out(
     new_folders = [folder for folder in (output, *output.parents) if not folder.exists()]
     staging = output / _STAGING
     try:
-        shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
+        shutil.rmtree(staging, ignore_errors=True)  # left by a run that was killed
         staging.mkdir(parents=True)
         jobs = [(files[name], staging / str(place)) for place, name in enumerate(todo)]
         entries = in_threads(lambda job: _make(*job, copy), jobs, workers, 'Copying' if copy else 'Linking')
@@ -119,7 +119,7 @@ def _is_current(path: Path, source: Path, copy: bool, entry: Mapping[str, Any] |
 
 
 def _is_own(path: Path, entry: Mapping[str, Any]) -> bool:
-    """Whether the file is still what was made, or what that was to replace when a run was killed."""
+    """Whether the file is still the one made here, or the one that a killed run was about to replace."""
     before = entry.get('before')
     return _is_as_made(path, entry) or bool(before and _is_as_made(path, before))
 
@@ -136,7 +136,7 @@ def _state(path: Path) -> list[int]:
 
 
 def _make(source: Path, path: Path, copy: bool) -> dict[str, Any]:
-    """Make the file; its entry in the manifest."""
+    """Make the file and return its entry for the manifest."""
     if copy:
         source_state = _state(source)
         shutil.copyfile(source, path)
@@ -151,7 +151,7 @@ def _make(source: Path, path: Path, copy: bool) -> dict[str, Any]:
 def _commit(
     output: Path, made: Mapping[str, Path], removed: Collection[str], before: Mapping[str, Any], new: Mapping[str, Any]
 ) -> None:
-    """Put everything in its place. The manifest comes first, so that a later run finishes what a kill cuts short."""
+    """Move everything into place. The manifest comes first, so that a later run finishes what a killed one began."""
     _write_manifest(output, {**before, **{name: {**entry, 'before': before.get(name)} for name, entry in new.items()}})
     for name, path in made.items():
         (output / name).parent.mkdir(parents=True, exist_ok=True)
@@ -184,7 +184,7 @@ def _write_manifest(output: Path, files: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _not_interrupted() -> Iterator[None]:
-    """Ctrl-C has no effect within: what it would cut short takes a moment."""
+    """Ignore Ctrl-C inside: what it would interrupt takes a moment only."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""The commands that lay out a data set of several cameras: scripts/data_preparation/prepare_*.py."""
+"""Shared code of the commands that lay out data sets by camera, scripts/data_preparation/prepare_*.py."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _parser(camera_set: CameraSet, description: str) -> argparse.ArgumentParser:
     )
     parser.add_argument('--scale', type=int, choices=(2, 3, 4), default=4, help='default 4')
     parser.add_argument('--copy', action='store_true', help='copy the files; default: absolute symbolic links')
-    parser.add_argument('--check', action='store_true', help='look at everything, and make nothing')
+    parser.add_argument('--check', action='store_true', help='check everything, and write nothing')
     parser.add_argument(
         '--skip',
         nargs='+',
@@ -52,9 +52,7 @@ def _parser(camera_set: CameraSet, description: str) -> argparse.ArgumentParser:
         metavar='FAULT',
         help=f'leave out what has such a fault, and go on. {kinds} (left out of train). Or all',
     )
-    parser.add_argument(
-        '--allow-leaks', action='store_true', help='keep scenes that stand in train and in test in both'
-    )
+    parser.add_argument('--allow-leaks', action='store_true', help='keep scenes that are in train and in test in both')
     if camera_set.merges:
         joined = ', '.join(f'{one} goes to {other}' for one, other in camera_set.merges.items())
         parser.add_argument('--merge-canon', action='store_true', help=f'make one camera of two: {joined}')
@@ -62,7 +60,7 @@ def _parser(camera_set: CameraSet, description: str) -> argparse.ArgumentParser:
         '--workers',
         type=int,
         default=max(4, os.cpu_count() or 1),
-        help='threads that read and copy; default %(default)s',
+        help='threads for reading and copying; default %(default)s',
     )
     return parser
 
@@ -92,7 +90,7 @@ def _prepare(camera_set: CameraSet, args: argparse.Namespace) -> None:
 
 
 def _report(contents: Contents, skip: Collection[str]) -> None:
-    """Say what is wrong; a ValueError where that is not to be left out."""
+    """Report what is wrong; raise a ValueError unless it is to be left out."""
     refused = [kind for kind in FAULTS if contents.faults.get(kind) and kind not in skip]
     for kind, text in FAULTS.items():
         found = contents.faults.get(kind)
@@ -111,7 +109,7 @@ def _report(contents: Contents, skip: Collection[str]) -> None:
 
 
 def _table(camera_set: CameraSet, contents: Contents, scale: int, merges: Mapping[str, str]) -> list[str]:
-    """Numbers of pairs beside the known ones, and a warning for each that differs."""
+    """Print the numbers of pairs next to the known ones, and a warning for each that differs."""
     found = Counter((pair.split, pair.camera) for pair in contents.pairs)
     known: Counter[tuple[str, str]] = Counter()
     for split, numbers in camera_set.known.get(scale, {}).items():
