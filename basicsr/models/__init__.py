@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 
+from basicsr.models.contract import is_of_users
+from basicsr.models.users_state import as_built
 from basicsr.utils.registry import MODEL_REGISTRY, import_modules
 
 __all__ = ['build_model']
@@ -17,6 +20,11 @@ def build_model(opt: dict):
     Raises:
         KeyError: No model of that name; the message lists those that there are.
     """
-    model = MODEL_REGISTRY.get(opt['model_type'])(opt)
+    kind = MODEL_REGISTRY.get(opt['model_type'])
+    if is_of_users(kind):  # as in BasicSR: they take out of the options what they have read
+        opt = copy.deepcopy(opt)
+        opt['val'] = {'suffix': None, **(opt.get('val') or {})}
+    model = kind(opt)
+    model.as_built = as_built(model)
     logging.getLogger('basicsr').info('Model [%s] is created.', type(model).__name__)
     return model

@@ -162,7 +162,13 @@ def _named_sections(items: type[Section], written: dict, users: bool) -> type[Se
 
 @functools.cache
 def _opened(section: type[Section]) -> type[Section]:
-    return type(section.__name__, (section,), {'model_config': {'extra': 'allow'}, '__module__': section.__module__})
+    opened = type(section.__name__, (section,), {'model_config': {'extra': 'allow'}, '__module__': section.__module__})
+    field = section.model_fields.get('network_g')
+    if field is None:
+        return opened
+    # A model of users may have networks by other names alone.
+    own = (field.annotation, Field(None, description=field.description))
+    return create_model(section.__name__, __base__=opened, __doc__=section.__doc__, network_g=own)
 
 
 def _check(section: type[Section], written: Any) -> tuple[dict, Mistakes]:

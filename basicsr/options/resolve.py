@@ -217,8 +217,8 @@ def resolve_datasets(opt: dict, root: Path) -> None:
 
 def _resolve_paths(opt: dict, root: Path) -> None:
     paths = opt['path'] = opt.get('path') or {}
-    for key in ('pretrain_network_g', 'resume_state', 'pretrain_opt'):
-        if paths.get(key):
+    for key in [*paths]:
+        if paths[key] and (key in ('resume_state', 'pretrain_opt') or key.startswith('pretrain_network_')):
             paths[key] = resolved(root, paths[key], f'path.{key}')
     for label, section in (opt.get('compare') or {}).items():
         for key in ('pretrain_network_g', 'pretrain_opt'):
@@ -281,6 +281,9 @@ def check_files(opt: dict) -> None:
             missing.append(f'{name}.pretrain_network_g: {weights}')
             if Path(weights).parent.name == 'pretrained_models':
                 hint += '\nWhere to get weights: experiments/pretrained_models/README.md'
+    for key, weights in opt['path'].items():
+        if key.startswith('pretrain_network_') and key != 'pretrain_network_g' and weights:
+            missing += [] if Path(weights).is_file() else [f'path.{key}: {weights}']
     missing += elsewhere
     if missing:
         raise FileNotFoundError('not there:\n  ' + '\n  '.join(missing) + hint)
