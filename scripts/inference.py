@@ -4,10 +4,10 @@
     python scripts/inference.py photos/ restored/ -c net_g_best.pth
     python scripts/inference.py 'photos/**/*.jpg' restored/ -c net_g_best.pth --tile 128 --tile-mode blended
 
-The network is read from the checkpoint: from the options.yml of its experiment, whose `imports` make networks of your
-own known, or from the names and shapes of its weights, with --import. Pictures of 8 and 16 bits, grey, in colour, with
-alpha; JPEG is turned as its EXIF data say. Folders are gone through with their subfolders, which OUTPUT gets, too. A
-picture that is in OUTPUT already is left as it is.
+The network is determined from the checkpoint: from the options.yml of its experiment, whose `imports` register networks
+of your own, or from the names and shapes of its weights, with --import for your own. Pictures may have 8 or 16 bits, be
+grey or in colour, and have an alpha channel; JPEG is rotated as its EXIF data say. Folders are processed with their
+subfolders, which are recreated in OUTPUT. Pictures that exist in OUTPUT are kept.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ _BEHIND = 2
 
 
 def find_pictures(source: str, output: Path, keep_name: bool = False) -> list[tuple[Path, Path]]:
-    """The pictures that `source` stands for, each with its place below OUTPUT.
+    """The pictures that `source` refers to, each with its path relative to OUTPUT.
 
     Args:
-        source: A picture, a folder, or a wildcard, in which `**` stands for any folders.
-        output: OUTPUT; what lies in it is left out where it is itself within `source`.
-        keep_name: A folder's own name is part of the places.
+        source: A picture, a folder, or a wildcard, in which `**` matches any folders.
+        output: OUTPUT; its contents are skipped if it is itself inside `source`.
+        keep_name: Whether a folder's own name is part of the paths.
 
     Raises:
-        FileNotFoundError, ValueError: There is nothing like that, or no picture in it; or a folder is OUTPUT itself.
+        FileNotFoundError, ValueError: Nothing matches, or there are no pictures in it; or a folder is OUTPUT itself.
     """
     path, below = Path(source), output.resolve()
     if path.is_file():
@@ -80,16 +80,16 @@ def find_pictures(source: str, output: Path, keep_name: bool = False) -> list[tu
 
 
 def plan(inputs: list[str], output: Path, suffix: str = '', ext: str = 'png') -> list[Job]:
-    """What is to be read, and where it goes.
+    """The pictures to read, and where to write each.
 
     Args:
         inputs: Pictures, folders and wildcards.
         output: A folder; or, for one picture, a file.
-        suffix: End of the new files' names.
+        suffix: Suffix of the new files' names.
         ext: Extension of the new files, or 'same'.
 
     Raises:
-        FileNotFoundError, ValueError: An input is not there; or two pictures would go to one file, or onto an input.
+        FileNotFoundError, ValueError: An input is missing; or two pictures would go to one file, or replace an input.
     """
     found = [one for source in inputs for one in find_pictures(source, output, len(inputs) > 1)]
     if output.suffix.lower() in IMG_EXTENSIONS and not output.is_dir():
@@ -113,12 +113,12 @@ def plan(inputs: list[str], output: Path, suffix: str = '', ext: str = 'png') ->
 
 
 def restore_all(restorer: Callable, jobs: list[Job]) -> list[str]:
-    """Read, restore and write; files are read ahead and written behind. Returns what went wrong, a line a picture."""
+    """Read, restore and write; reading and writing run in the background. Returns the errors, one line per picture."""
     failures: list[str] = []
     behind: deque[tuple[Path, Future]] = deque()
 
     def attempt(file: Path, step: Callable, *arguments: Any) -> Any:
-        """What `step` returns, or None where it fails as pictures, disks and memory do."""
+        """The result of `step`, or None if a picture, the disk or memory makes it fail."""
         try:
             return step(*arguments)
         except (OSError, ValueError, RuntimeError, MemoryError) as error:
@@ -142,10 +142,10 @@ def restore_all(restorer: Callable, jobs: list[Job]) -> list[str]:
 
 
 def device_of(name: str | None) -> torch.device:
-    """The device called `name`, by default a GPU where there is one.
+    """The device called `name`, by default a GPU if there is one.
 
     Raises:
-        ValueError: There is none of that name.
+        ValueError: There is no such device.
     """
     try:
         device = torch.device(name or ('cuda' if torch.cuda.is_available() else 'cpu'))
@@ -156,11 +156,11 @@ def device_of(name: str | None) -> torch.device:
 
 
 def restore(args: argparse.Namespace) -> None:
-    """Do what the command line asks for.
+    """Run the command.
 
     Raises:
-        FileNotFoundError, ImportError, ValueError: A mistake in it; or pictures that could not be read, restored or
-            written, after all others are done.
+        FileNotFoundError, ImportError, ValueError: A mistake in the command line; or, once all others are done,
+            pictures that could not be read, restored or written.
     """
     output = Path(args.output)
     jobs = plan(args.input, output, args.suffix, args.ext)
@@ -188,23 +188,31 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('input', nargs='+', metavar='INPUT', help='pictures, folders, or wildcards in quotes')
     parser.add_argument('output', metavar='OUTPUT', help='a folder; or, for one picture, a file')
     parser.add_argument('-c', '--checkpoint', required=True, metavar='FILE', help='weights, for example net_g_best.pth')
-    parser.add_argument('--tile', type=int, default=200, help='about the side of a tile in pixels of INPUT; 0: whole')
-    parser.add_argument('--tile-overlap', type=float, default=0.1, help="a tile's margin, as a share of its side (0.1)")
+    parser.add_argument(
+        '--tile', type=int, default=200, help='approximate side of the tiles in pixels of INPUT; 0: no tiles'
+    )
+    parser.add_argument(
+        '--tile-overlap', type=float, default=0.1, help='margin of a tile, as a fraction of its side (0.1)'
+    )
     parser.add_argument(
         '--tile-mode',
         choices=TILE_MODES,
         default='official',
         help='blended fades tiles into each other, over half their margins',
     )
-    parser.add_argument('--self-ensemble', action='store_true', help='average over flips and turns; 8 times the work')
-    parser.add_argument('--device', help='cpu, cuda, cuda:1, …; default: a GPU where there is one')
-    parser.add_argument('--suffix', default='', help="end of the new files' names, for example _x4")
+    parser.add_argument(
+        '--self-ensemble', action='store_true', help='average over flips and rotations; 8 times the work'
+    )
+    parser.add_argument('--device', help='cpu, cuda, cuda:1, …; default: a GPU if there is one')
+    parser.add_argument('--suffix', default='', help="suffix of the new files' names, for example _x4")
     parser.add_argument(
         '--ext', default='png', choices=['same', *(ext[1:] for ext in IMG_EXTENSIONS)],
-        help='format of the new files (png); some have 8 bits and no alpha channel alone',
+        help='format of the new files (png); some support only 8 bits and no alpha channel',
     )  # fmt: skip
-    parser.add_argument('--param-key', help='which weights of the file; default: params_ema where there, or params')
-    parser.add_argument('--overwrite', action='store_true', help='write pictures anew that are in OUTPUT already')
+    parser.add_argument(
+        '--param-key', help='key of the weights in the file; default: params_ema if present, else params'
+    )
+    parser.add_argument('--overwrite', action='store_true', help='replace pictures that exist in OUTPUT')
     add_import_argument(parser)
     parser.add_argument('--debug', action='store_true', help='show tracebacks of errors')
     return parser

@@ -3,9 +3,9 @@
     python basicsr/test.py -opt FILE --set val.save_img=true
     python scripts/analysis/compare_images.py results/NAME
 
-Reads `results.json` and the pictures that a test of several networks has left in the folder. Writes `gains.png` and
-`losses.png`, with a row a picture: LR, bicubic, each network, truth, at the place where the two networks differ most;
-and `differences.png`, the paired differences of each domain's pictures.
+Reads `results.json` and the pictures that a test of several networks has saved in the folder. Writes `gains.png` and
+`losses.png`, one row per picture: LR, bicubic, each network and the ground truth, cropped where the two networks differ
+most; and `differences.png`, the paired differences of each domain's pictures.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Image = tuple[str, str, float]
 
 
 def choose(option: str, wanted: str | None, known: Sequence[str], default: str) -> str:
-    """`wanted`, or `default` where that is None; a ValueError where it is not known."""
+    """`wanted`, or `default` if that is None; a ValueError if it is not known."""
     if wanted is not None and wanted not in known:
         raise ValueError(f'{option}: {wanted!r} is none of {", ".join(known)}{did_you_mean(wanted, known)}')
     return wanted or default
@@ -46,7 +46,7 @@ def choose(option: str, wanted: str | None, known: Sequence[str], default: str) 
 def gains(results: Results, metric: str, network: str, reference: str) -> dict[str, dict[str, float]]:
     """By domain and picture, how much better `network` is than `reference`: positive is better for any metric.
 
-    Pictures that have finite values of both count: of pictures equal to the truth, PSNR has none.
+    Only pictures with finite values for both are included: PSNR is infinite for a picture equal to the ground truth.
     """
     sign = -1 if results.metrics[metric] == 'lower' else 1
     found: dict[str, dict[str, float]] = {}
@@ -83,7 +83,7 @@ def read_picture(path: Path | str, hint: str) -> np.ndarray:
 
 
 def views(folder: Path, results: Results, domain: str, image: str) -> dict[str, np.ndarray | None]:
-    """A picture's columns, all of the size of the networks' output; truth is None where there is none."""
+    """A picture's columns, all with the size of the networks' output; truth is None if unknown."""
     files = results.domains[domain]['images'][image]
     pictures = folder / 'visualization' / domain
     hint = 'test again with --set val.save_img=true'
@@ -107,7 +107,7 @@ def views(folder: Path, results: Results, domain: str, image: str) -> dict[str, 
 def sheet_row(
     shown: Mapping[str, np.ndarray | None], scores: Mapping[str, float], network: str, reference: str, size: int
 ) -> list[tuple[np.ndarray, str]]:
-    """Crops of the place where the two networks differ most, with each network's value below."""
+    """Crops of the region where the two networks differ most, with each network's score below."""
     size = min(size, *shown[network].shape[:2])
     top, left = most_different_crop(shown[network], shown[reference], size)
     window = (slice(top, top + size), slice(left, left + size))
@@ -121,7 +121,7 @@ def sheet_row(
 def sheet(
     results: Results, images: Sequence[Image], args: argparse.Namespace
 ) -> tuple[list[tuple[str, list[tuple[np.ndarray, str]]]], list[str]]:
-    """Rows and titles of a sheet of `images`, as `crop_sheet` takes them."""
+    """Rows and titles of a sheet of `images`, in the form that `crop_sheet` takes."""
     rows, titles = [], []
     for domain, image, gain in images:
         shown = views(args.folder, results, domain, image)
@@ -135,7 +135,7 @@ def sheet(
 
 
 def compare(args: argparse.Namespace) -> None:
-    """Write the sheets and the box plots; fills in the options that were left out."""
+    """Write the sheets and the box plots, filling in the options that were left out."""
     results = Results.load(args.folder)
     networks, others = results.networks, results.others
     if not others or not results.metrics:
@@ -158,7 +158,7 @@ def compare(args: argparse.Namespace) -> None:
         if images:
             crop_sheet(*sheets[name], path)
         else:
-            path.unlink(missing_ok=True)  # an earlier comparison's
+            path.unlink(missing_ok=True)  # left by an earlier comparison
         where = f', {path}' if images else ''
         print(f'{name} in {args.metric}, {args.network} over {args.reference}: {len(images) or "none"}{where}')
         for domain, image, gain in images:
@@ -173,9 +173,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('folder', metavar='RESULTS_FOLDER', type=Path, help='results/NAME of a test')
     parser.add_argument('--metric', help="default: the test's first")
-    parser.add_argument('--network', help='default: the one that was tested beside the others')
-    parser.add_argument('--reference', help='what to compare it with; default: the first of the others, bicubic last')
-    parser.add_argument('--count', type=int, default=4, help='gains, and as many losses, to show; default 4')
+    parser.add_argument('--network', help='default: the main network of the test')
+    parser.add_argument(
+        '--reference', help='network to compare it with; default: the first of the others, bicubic last'
+    )
+    parser.add_argument('--count', type=int, default=4, help='number of gains, and of losses, to show; default 4')
     parser.add_argument('--size', type=int, default=96, help='side of the crops in pixels; default 96')
     parser.add_argument('--output', type=Path, help='folder to write to; default: RESULTS_FOLDER/comparison')
     args = parser.parse_args(arguments)

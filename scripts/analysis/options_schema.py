@@ -3,8 +3,8 @@
     python scripts/analysis/options_schema.py [--check]
     python scripts/analysis/options_schema.py --import my/net_arch.py --output my
 
-With --check nothing is written; the exit code is 1 where a file is not what it would be. With --import, networks, data
-sets, losses, … of your own stand in them beside those of the project, and editors complete and check their keys.
+With --check, nothing is written; the exit code is 1 if a file is not up to date. With --import, the files also cover
+networks, data sets, losses, … of your own, and editors complete and check their keys.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ data set that takes its whole section, as one argument `opt`, any key of that.
 
 
 _imported: set[tuple[str, str]] = set()
-"""(registry, name) of what `--import` has brought."""
+"""(registry, name) of what `--import` has registered."""
 
 
 def own(choice: str) -> dict[str, Any]:
-    """What this project itself brings of a choice, and `--import`; the rest depends on the version of torch."""
+    """The choices that this project or `--import` defines; the rest depend on the version of torch."""
     registry = CHOICES[choice].registry
     return {name: registry.get(name) for name in sorted(registry.keys())
             if (registry.name, name) in _imported
@@ -98,7 +98,7 @@ def json_type(annotation: Any, metadata: Any = ()) -> dict[str, Any]:
 
 
 def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """A file may leave a key out by `~`."""
+    """Allow null as well: a file may leave a key out with `~`."""
     if 'anyOf' in schema:
         return {**schema, 'anyOf': [*schema['anyOf'], {'type': 'null'}]}
     if 'enum' in schema:
@@ -107,7 +107,7 @@ def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def json_section(section: type[Section]) -> dict[str, Any]:
-    """JSON schema of a section. No key is required: another file, the base, may have it."""
+    """JSON schema of a section. No key is required, since a base file may have it."""
     properties = {}
     for key, (_, field) in fields_of(section).items():
         properties[key] = _or_null(json_type(field.annotation, field.metadata))
@@ -186,7 +186,7 @@ def _sections(section: type[Section], path: str) -> Iterator[tuple[str, str]]:
 
 
 def _table(section: type[Section], told: Collection[str] = ()) -> str:
-    """The keys of a section, without those that were told before."""
+    """The table of a section's keys, without those listed before."""
     rows = ['| key | value | default | |', '| --- | --- | --- | --- |']
     rows_of_users = [
         f'| `{pattern.replace(chr(92) + "w+", "*")}`, of models of your own | '
@@ -218,7 +218,7 @@ def _yaml(value: Any) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--check', action='store_true', help='write nothing; exit with 1 where a file is stale')
+    parser.add_argument('--check', action='store_true', help='write nothing; exit with 1 if a file is stale')
     parser.add_argument('--output', type=Path, metavar='FOLDER', help='where to write; default: docs/')
     add_import_argument(parser)
     parser.add_argument('--debug', action='store_true', help='show tracebacks of errors')

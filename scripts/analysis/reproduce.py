@@ -1,10 +1,10 @@
-"""Check a claim: train and test a grid of variants with several seeds, and make the table.
+"""Check a claim: train and test a grid of variants with several seeds, and tabulate the results.
 
     python scripts/analysis/reproduce.py -opt options/experiments/drealsr_main.yml
     python scripts/analysis/reproduce.py -opt options/experiments/cameras_main.yml --data FOLDER --source CAMERA
 
-Cells are separate processes; those that are done are used again, and a run that was interrupted goes on where it was.
-A cell whose options changed since it was run is refused. Everything goes to `experiments/<name of the grid>/`.
+Cells run as separate processes; finished ones are reused, and an interrupted run continues where it stopped. A cell
+whose options have changed since it was run is refused. Everything goes to `experiments/<name of the grid>/`.
 """
 
 from __future__ import annotations
@@ -33,28 +33,30 @@ from basicsr.utils.registry import did_you_mean
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('-opt', metavar='FILE', type=Path, required=True, help='grid file, see options/experiments')
-    parser.add_argument('--data', metavar='FOLDER', type=Path, help='pictures of a cameras grid: <camera>/{LR,HR}')
+    parser.add_argument(
+        '--data', metavar='FOLDER', type=Path, help='folder of pictures for a cameras grid: <camera>/{LR,HR}'
+    )
     parser.add_argument('--source', metavar='CAMERA', help='the camera of --data to train on')
-    parser.add_argument('--name', help="name of the grid and of its folder, in place of the file's")
+    parser.add_argument('--name', help="name of the grid and of its folder, instead of the file's")
     parser.add_argument('--output', metavar='FOLDER', type=Path, help='folder of the grid, default experiments/<name>')
     parser.add_argument('--jobs', type=int, default=1, help='cells that run at a time, default 1')
     parser.add_argument('--variants', nargs='+', metavar='LABEL', help='these variants alone')
-    parser.add_argument('--seeds', nargs='+', type=int, metavar='N', help="seeds in place of the file's")
+    parser.add_argument('--seeds', nargs='+', type=int, metavar='N', help="seeds, instead of the file's")
     parser.add_argument(
         '--set', nargs='+', action='extend', default=[], metavar='a.b=value', help='change options of every cell'
     )
     add_import_argument(parser)
     parser.add_argument(
-        '--redo', action='store_true', help='run cells anew whose options changed; the old ones are kept'
+        '--redo', action='store_true', help='run cells again whose options have changed; the old ones are kept'
     )
-    parser.add_argument('--table', action='store_true', help='run nothing; make the table of what is done')
-    parser.add_argument('--check', action='store_true', help='look at all options; make nothing')
+    parser.add_argument('--table', action='store_true', help='run nothing; make the table from the finished cells')
+    parser.add_argument('--check', action='store_true', help='check all options; write nothing')
     parser.add_argument('--debug', action='store_true', help='show tracebacks of errors in options and data')
     return parser
 
 
 def load(args: argparse.Namespace) -> Grid:
-    """The grid of a command line, with its data."""
+    """The grid that a command line describes, with its data."""
     section, base = grid_section(args.opt, args.name)
     folder, datasets = (args.output or ROOT / 'experiments' / section.name).resolve(), None
     if section.cameras:
@@ -69,7 +71,7 @@ def load(args: argparse.Namespace) -> Grid:
 
 
 def asked_for(grid: Grid, labels: list[str] | None) -> list[Cell]:
-    """The cells of these variants; None is all of them."""
+    """The cells of these variants; all of them for None."""
     unknown = [label for label in labels or [] if label not in grid.variants]
     if unknown:
         raise ValueError(f'--variants: none is called {unknown[0]!r}{did_you_mean(unknown[0], grid.variants)}')
@@ -77,12 +79,12 @@ def asked_for(grid: Grid, labels: list[str] | None) -> list[Cell]:
 
 
 def _is_made(grid: Grid, line: str) -> bool:
-    """Whether the grid makes what a line of `Cell.missing` names: the pre-trained network, lists of pictures."""
+    """Whether the grid itself makes what a line of `Cell.missing` names: the pre-trained network, lists of pictures."""
     return Path(line.split(': ', 1)[1]).is_relative_to(grid.folder)
 
 
 def refuse_changed(cells: Cells, which: list[Cell], redo: bool) -> None:
-    """Raise a ValueError for cells that were run with other options, or put what they left aside."""
+    """Raise a ValueError for cells that were run with other options, or move their files aside."""
     for cell in which:
         try:
             cells.check(cell)
@@ -130,7 +132,7 @@ def command() -> str:
 def main() -> None:
     args = parser().parse_args()
     try:
-        run_from_command_line(lambda: run(args), args.debug, 'what is done is used again where the command is repeated')
+        run_from_command_line(lambda: run(args), args.debug, 'repeat the command to continue; finished work is reused')
     except CellFailed as error:
         sys.stderr.write(f'error: {error}\n')
         sys.exit(2)

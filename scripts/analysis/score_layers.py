@@ -1,16 +1,16 @@
-"""Scores the layers of a network on its training data, without training: tables and plots.
+"""Scores the layers of a network on its training data, without training, and writes tables and plots.
 
     python scripts/analysis/score_layers.py -opt FILE [--set a.b=value …] [--output FOLDER] [--batches N] [--head …]
 
-FILE is an option file of a training with any model_type; the loss is its train.pixel_opt, and criterion, ratio,
-granularity and decays are those of train.ldt. Pictures are split into two halves, whose batches come in turns, so that
-the scores of either half tell how sure the ranking is. FOLDER (default: results/<name>_layers) gets:
+FILE is an option file for training with any model_type; the loss is its train.pixel_opt, and criterion, ratio,
+granularity and decays are those of train.ldt. Pictures are split into two halves, whose batches alternate, so that
+the scores on each half show how reliable the ranking is. FOLDER (default: results/<name>_layers) gets:
 
     layers.csv, layers.md         every layer; a summary
-    scores.png, kinds.png         score over the place in the network, and by kind of layer
+    scores.png, kinds.png         scores by place in the network, and by kind of layer
     head.png                      where the layers of the head rank among all (figure 2a of the paper)
     halves.png, decays.png        the two halves; how fast each layer would follow
-    partition.json                the split, as a training keeps it
+    partition.json                the split, in the form that training saves
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ class Scored:
 
     Attributes:
         partition: The groups and the scores.
-        halves: Score by layer on either half of the pictures.
+        halves: Score by layer on each half of the pictures.
         kinds: What each layer is: `Conv2d.weight`, or `Conv2d` for the layers of modules.
-        entries: How many numbers each layer has.
+        entries: Number of entries of each layer.
         heads: The layers of the head.
         decay: W by layer.
         exchange_every: Iterations between two exchanges of a layer.
-        batches: How many were scored.
+        batches: Number of batches scored.
     """
 
     partition: ldt.Partition
@@ -76,16 +76,16 @@ class Scored:
 
     @property
     def correlation(self) -> float:
-        """Spearman's, of the scores on the two halves."""
+        """Spearman's correlation of the scores on the two halves."""
         return float(spearmanr(*(list(half.values()) for half in self.halves)).statistic)
 
     def percentile(self, layer: str) -> float:
-        """Share of all layers, in percent, whose score is at most that of `layer`."""
+        """Percentage of all layers whose score is at most that of `layer`."""
         scores = self.partition.scores
         return 100 * sum(score <= scores[layer] for score in scores.values()) / len(scores)
 
     def moved(self) -> int:
-        """Layers that one half of the pictures calls stable, and the other unstable, at the same number of each."""
+        """Number of layers that are unstable on one half of the pictures only, with equally large groups on both."""
         count = len(self.partition.unstable_layers)
         first, second = ({*sorted(half, key=half.__getitem__)[-count:]} for half in self.halves)
         return len(first - second)
@@ -111,7 +111,7 @@ def half_loaders(opt: dict) -> list[Any]:
     if len(dataset) < 2:
         raise ValueError('datasets.train: has one picture, and the comparison of two halves needs two or more')
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(opt['manual_seed'])).tolist()
-    # Halves that are smaller than a batch show their pictures more than once: the patches differ.
+    # Halves smaller than a batch use their pictures more than once: the patches differ.
     ratio = max(dataset_opt.get('dataset_enlarge_ratio') or 1, 2 * dataset_opt['batch_size_per_gpu'])
     loaders = []
     for half in (order[::2], order[1::2]):
@@ -122,7 +122,7 @@ def half_loaders(opt: dict) -> list[Any]:
 
 
 def in_turns(loaders: list[Any]) -> Iterator[Any]:
-    """Batches of one loader and of the other, without end."""
+    """Batches of the two loaders in turn, endlessly."""
     epoch = 0
     while True:
         for loader in loaders:
@@ -142,7 +142,7 @@ def score(opt: dict, options: LDTSection, count: int, heads: list[str] | None) -
     """Score the layers of the options' network over `count` batches.
 
     Raises:
-        ValueError: A criterion that measures nothing, too few batches, or a head that the network lacks.
+        ValueError: A criterion that measures nothing, too few batches, or a head that the network does not have.
     """
     if options.criterion not in ldt.CRITERIA or not ldt.CRITERIA[options.criterion].min_batches:
         raise ValueError(
@@ -183,7 +183,7 @@ def score(opt: dict, options: LDTSection, count: int, heads: list[str] | None) -
 
 
 def find_heads(layers: dict[str, list[str]], prefixes: list[str] | None) -> list[str]:
-    """The layers whose name begins with one of the prefixes; without any, those that `HEADS` finds, maybe none."""
+    """The layers whose names begin with one of the prefixes; without prefixes, those that match `HEADS`, if any."""
     known = {name.split('.')[0] for name in layers}
     prefixes = prefixes or [prefix for prefix in HEADS if prefix in known]
     return ldt.Partition.from_prefixes(layers, prefixes).unstable if prefixes else []
@@ -256,7 +256,7 @@ def _median(scores: dict[str, float], names: list[str]) -> float:
 
 
 def write(scored: Scored, opt: dict, folder: Path) -> None:
-    """Write tables and plots to `folder`, which is made."""
+    """Write tables and plots to `folder`, creating it."""
     folder.mkdir(parents=True, exist_ok=True)
     partition, title = scored.partition, f'{opt["name"]}: gradient {scored.partition.criterion.replace("_", " ")}'
     write_csv(scored, folder / 'layers.csv')
@@ -292,7 +292,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = make_parser().parse_args(arguments)
 
     def run() -> None:
-        # Nothing is trained: strategies that do not go together with LDT are no reason not to score.
+        # Nothing is trained, so strategies that are incompatible with LDT do not matter.
         others = (key for _, strategy in STRATEGY_REGISTRY for key in strategy.keys if key != 'ldt')
         args.set = [*args.set, *(f'train.{key}=null' for key in others)]
         opt, _ = parse_options(str(ROOT), True, args)

@@ -1,8 +1,8 @@
-"""What a test costs beside the network alone: reading, scoring and writing overlap with the forward pass.
+"""Compares the time of a test with that of the network alone: reading, scoring and writing overlap with it.
 
     python scripts/benchmark/evaluation.py [--network full] [--size 128] [--pictures 4] [--device cuda] [--save_img]
 
-The network alone runs on pictures that are in memory already. Both are timed in turns, so that a slow minute hits both.
+The network alone runs on pictures in memory. The two are timed in turns, so that a slow minute affects both.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument('--network', choices=list(NETWORKS), default='full')
     parser.add_argument('--size', type=int, default=128, help='side of lq in pixels')
     parser.add_argument('--pictures', type=int, default=4, help='pictures of a test')
-    parser.add_argument('--rounds', type=int, default=3, help='how often each is timed')
+    parser.add_argument('--rounds', type=int, default=3, help='how many times each is timed')
     parser.add_argument('--device', choices=['cpu', 'cuda'], default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--save_img', action='store_true', help='also write the pictures')
     args = parser.parse_args()

@@ -1,9 +1,9 @@
-"""Kills real training runs, fills a disk, damages checkpoints and pictures, and prints what came of it.
+"""Kills real training runs, fills a disk, damages checkpoints and pictures, and prints the outcome.
 
 python scripts/benchmark/faults.py [--kills 20] [--processes 1] [--damages 200] [--seed 0]
 
-Everything happens in a temporary folder; runs are cut off after three minutes. The disk is a tmpfs, which only root may
-mount; without, a limit on the size of files takes its place. What libpng thinks of the pictures goes to stderr.
+Everything happens in a temporary folder; runs are killed after three minutes. The disk is a tmpfs, which only root can
+mount; otherwise a limit on file sizes replaces it. libpng's complaints about the pictures go to stderr.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from basicsr.runs.measuring import line, machine
 from basicsr.utils.file_client import FileClient
 
 LONGEST = 180
-"""Seconds after which a run counts as hanging."""
+"""Seconds after which a run is considered hung."""
 
 
 def make_pictures(folder: Path) -> None:
@@ -56,7 +56,7 @@ def make_pictures(folder: Path) -> None:
 
 
 def write_options(folder: Path, name: str, model_type: str = 'LDTModel', **changes: Any) -> Path:
-    """Options of a run of 30 iterations that uses all that a resumed run has to put back; `a__b=value` changes a.b."""
+    """Options of a run of 30 iterations that uses everything a resumed run must restore; `a__b=value` changes a.b."""
     pair = {'type': 'PairedImageDataset'}
     pairs = {
         part: {**pair, 'dataroot_gt': str(folder / part / 'HR'), 'dataroot_lq': str(folder / part / 'LR')}
@@ -93,7 +93,7 @@ def write_options(folder: Path, name: str, model_type: str = 'LDTModel', **chang
 
 
 def start(options: Path, *more: str, processes: int = 1, project: Path = ROOT, **popen: Any) -> subprocess.Popen:
-    """Start a training; its output is a pipe of text."""
+    """Start a training run; its output is a text pipe."""
     command = [sys.executable]
     if processes > 1:
         command += ['-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}']
@@ -104,7 +104,7 @@ def start(options: Path, *more: str, processes: int = 1, project: Path = ROOT, *
 
 
 def finish(process: subprocess.Popen) -> str:
-    """What the run printed; one that hangs is killed."""
+    """The output of the run, which is killed if it hangs."""
     try:
         return process.communicate(timeout=LONGEST)[0]
     except subprocess.TimeoutExpired:
@@ -113,7 +113,7 @@ def finish(process: subprocess.Popen) -> str:
 
 
 def descendants(pid: int) -> list[int]:
-    """Process `pid` and all that it has started, and these, on Linux."""
+    """Process `pid` and all its descendants, on Linux."""
     parents = {}
     for status in Path('/proc').glob('[0-9]*/stat'):
         with contextlib.suppress(OSError):
@@ -126,7 +126,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def kill_all(pid: int) -> None:
-    """SIGKILL for a process and all that it has started, workers and torchrun's processes included."""
+    """Send SIGKILL to a process and all its descendants, including workers and torchrun's processes."""
     for process in descendants(pid):
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
@@ -143,7 +143,7 @@ def weights(folder: Path, name: str) -> dict[str, str]:
 
 
 def unreadable(folder: Path) -> list[Path]:
-    """Checkpoints that cannot be read; a temporary file that a kill left behind is none."""
+    """Checkpoints that cannot be read; temporary files left behind by a kill do not count."""
     broken = []
     for file in [*folder.rglob('*.pth'), *folder.rglob('*.state')]:
         try:
@@ -165,7 +165,7 @@ class Faults:
         print(line(list(self.rows[-1])), flush=True)
 
     def kills(self, count: int, processes: int) -> None:
-        """SIGKILL at random moments, again and again until `count` is reached; every run ends as if none had been."""
+        """SIGKILL at random moments until `count` is reached; every run must end as if uninterrupted."""
         whole = f'whole{processes}'
         before = time.monotonic()
         text = finish(run := start(write_options(self.folder, whole), processes=processes))
@@ -199,7 +199,7 @@ class Faults:
         self.row(what, done, done if survived == runs else 0, f'{identical} of {runs} runs', lost)
 
     def signals(self) -> None:
-        """SIGINT and SIGTERM: the iteration is finished, the run saved and ended with a code that says so."""
+        """SIGINT and SIGTERM: the run finishes the iteration, saves, and exits with the matching code."""
         expected = weights(self.folder, 'whole1')
         for number in (signal.SIGINT, signal.SIGTERM):
             name = number.name
@@ -217,7 +217,7 @@ class Faults:
             self.row(f'{name} to all processes', 1, int(stopped), f'{int(same)} of 1 runs', 0)
 
     def full_disk(self) -> None:
-        """A disk with room for few checkpoints: the run says so and goes on, and what was saved before is whole."""
+        """A disk with room for few checkpoints: the run reports it and continues, and earlier files stay intact."""
         disk = self.folder / 'disk'
         disk.mkdir()
         mounted = subprocess.run(
@@ -236,7 +236,7 @@ class Faults:
                 subprocess.run(['umount', str(disk)], check=True)
 
     def damaged_checkpoints(self, count: int) -> None:
-        """A byte that changes, or an end that is missing: refused, or (in padding) without any effect."""
+        """A changed byte or a missing end: refused, or (in padding) without effect."""
         file = max((self.folder / 'experiments/whole1/training_states').glob('*.state'), key=lambda f: int(f.stem))
         content, expected = file.read_bytes(), repr(load_checkpoint(file))
         copy, refused, harmless = self.folder / 'damaged.state', 0, 0
@@ -260,7 +260,7 @@ class Faults:
         self.row('newest state truncated, --auto_resume', 1, int(survived), f'{int(same)} of 1 runs', 0)
 
     def damaged_pictures(self, count: int) -> None:
-        """A picture that cannot be decoded is an error that names it; one that can be has its size and no NaN."""
+        """A picture that cannot be decoded is an error that names it; one that can must have its size and no NaN."""
         picture = self.folder / 'train/HR/0.png'
         content, copy, well = picture.read_bytes(), self.folder / 'damaged.png', 0
         for index in tqdm(range(count), desc='damaged pictures', disable=None):
@@ -283,7 +283,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--kills', type=int, default=20, help='in runs of one process; half as many with two')
     parser.add_argument('--damages', type=int, default=200, help='damaged checkpoints, and as many damaged pictures')
-    parser.add_argument('--seed', type=int, default=0, help='of the moments and places')
+    parser.add_argument('--seed', type=int, default=0, help='seed of the random moments and places')
     args = parser.parse_args()
     print(machine('cpu'))
     print(line(['fault', 'faults', 'survived', 'bit-identical', 'files lost']))

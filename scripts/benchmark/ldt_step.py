@@ -1,9 +1,9 @@
-"""What a step of LDT costs beside a fine-tuning step, and scoring beside the passes that it makes, in one run.
+"""Compares the cost of an LDT step with a fine-tuning step, and of scoring with its own passes, in one run.
 
     python scripts/benchmark/ldt_step.py [--network full] [--batch 1] [--size 48] [--device cuda] [--amp bf16]
 
-Both are steps of the models that `Train_pip.py` trains with, taken in turns so that a slow minute hits both. The
-arithmetic floor is 5/3 where a forward pass, the gradients of activations and those of weights cost alike.
+Both are steps of the models that `Train_pip.py` trains, taken in turns so that a slow minute affects both. The
+arithmetic lower bound is 5/3 if a forward pass, the gradients of activations and those of weights cost the same.
 """
 
 import argparse
@@ -29,7 +29,7 @@ MOST_TIME, MOST_MEMORY, MOST_ALTERNATING, MOST_SCORING = 1.70, 1.10, 1.05, 1.10
 
 
 def options(model_type: str, args: argparse.Namespace, folder: str) -> dict:
-    """What `parse_options` makes of a training file."""
+    """Options as `parse_options` would return them for a training file."""
     train = {'total_iter': 10**6, 'optim_g': {'type': 'Adam', 'lr': 1e-4, 'betas': [0, 0.992]}, 'amp': args.amp}
     train['pixel_opt'] = {'type': 'L1Loss'}
     return {
@@ -53,11 +53,11 @@ STEPS = {
     'LDT-S step': ('LDTModel', {'strategy': 'alternating', 'alternate_every': 4}),
     'LDT-S step and a switch': ('LDTModel', {'strategy': 'alternating', 'alternate_every': 1}),
 }
-"""By name: model and options of the method. A step that is no multiple of `alternate_every` ends no turn."""
+"""Model and options of the method, by name. A step that is not a multiple of `alternate_every` ends no turn."""
 
 
 def trainer(what: str, args: argparse.Namespace, folder: str):
-    """A model, split where that is its way by one batch's scores."""
+    """A model; if its method splits layers, it does so by the scores of one batch."""
     model_type, section = STEPS[what]
     torch.manual_seed(0)
     opt = options(model_type, args, folder)
@@ -79,7 +79,7 @@ def step(model, args: argparse.Namespace, number: int = 1) -> None:
 
 
 def in_turns(runs: list, args: argparse.Namespace, title: str) -> list[list[float]]:
-    """Seconds of each, one after the other, after a call of each to warm up."""
+    """Seconds of each, taken in turns after one warm-up call each."""
     times = [[] for _ in runs]
     for run in runs:
         run()
@@ -90,16 +90,16 @@ def in_turns(runs: list, args: argparse.Namespace, title: str) -> list[list[floa
 
 
 def row(what: str, times: list[float], base: list[float], peak: float, base_peak: float) -> str:
-    """The ratio of time is the median of the pairs' ratios."""
+    """Print a row of the table; the time ratio is the median of the pairs' ratios."""
     ratios = [one / other for one, other in zip(times, base, strict=True)]
     cells = [f'{statistics.median(times):.3f}', f'{max(times) - min(times):.3f}', f'{statistics.median(ratios):.2f}']
     return line([what, *cells, f'{peak / 1e6:.0f}', f'{peak / base_peak:.2f}'])
 
 
 def step_peak(what: str, args: argparse.Namespace, folder: str) -> int:
-    """Most bytes of tensors that a training holds: weights, moments, gradients, activations.
+    """Peak bytes of a training's tensors: weights, moments, gradients, activations.
 
-    On the CPU those that wait in LDT-S count, too; on a GPU they are not in its memory.
+    On the CPU, the waiting values of LDT-S count, too; on a GPU they are not in its memory.
     """
 
     def run() -> None:
@@ -111,7 +111,7 @@ def step_peak(what: str, args: argparse.Namespace, folder: str) -> int:
 
 
 def scoring(args: argparse.Namespace, folder: str) -> None:
-    """Print what scoring costs beside forward and backward passes over the same batches, and how its memory grows."""
+    """Print the cost of scoring relative to plain passes over the same batches, and how its memory grows."""
     model = trainer('fine-tuning step', args, folder)
     net, few, many = model.net_g, args.scored, 4 * args.scored
 
@@ -142,8 +142,8 @@ def main() -> None:
     parser.add_argument('--size', type=int, default=32, help='side of the low-quality picture')
     parser.add_argument('--device', choices=['cpu', 'cuda'], default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--amp', choices=['bf16', 'fp16'])
-    parser.add_argument('--repeats', type=int, default=10, help='steps of each that are timed')
-    parser.add_argument('--scored', type=int, default=3, help='batches of a scoring that is timed')
+    parser.add_argument('--repeats', type=int, default=10, help='number of steps to time')
+    parser.add_argument('--scored', type=int, default=3, help='number of batches to score')
     args = parser.parse_args()
     print(machine(args.device))
     print(f'MambaIR x4, {args.network}, {args.batch} x {args.size} x {args.size}, {args.amp or "float32"}')

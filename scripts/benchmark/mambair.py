@@ -1,4 +1,4 @@
-"""Times the full MambaIR x4 (20.6 million parameters): forward and a training step, beside the plain scan, in one run.
+"""Times the full MambaIR x4 (20.6 million parameters), forward and training step, against the plain scan, in one run.
 
 python scripts/benchmark/mambair.py [--size 48] [--batch 1] [--device cuda] [--skip-reference]
 """

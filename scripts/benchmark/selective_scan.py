@@ -1,4 +1,4 @@
-"""Times every backend of the selective scan that works here, in one run, and prints ratios.
+"""Times every backend of the selective scan that works on this machine, in one run, and prints ratios.
 
     python scripts/benchmark/selective_scan.py [--shape BATCH CHANNELS LENGTH] [--state 16] [--groups 4] [--device cuda]
 
@@ -18,7 +18,7 @@ from basicsr.runs.measuring import line, machine, peak_extra_bytes, seconds
 
 
 def exponentials(elements: int, device: str) -> float:
-    """Seconds of torch.exp over so many elements; prints them."""
+    """Seconds of torch.exp over this many elements; also printed."""
     x = torch.randn(elements, device=device)
     y = torch.empty_like(x)
     exp, spread = seconds(lambda: torch.exp(x), device)
@@ -28,7 +28,7 @@ def exponentials(elements: int, device: str) -> float:
 
 
 def measure(shape: list[int], state: int, groups: int, device: str, skip: list[str]) -> None:
-    """Print a table: a row a backend and pass."""
+    """Print a table with one row per backend and pass."""
     batch, channels, length = shape
     generator = torch.Generator().manual_seed(0)
 

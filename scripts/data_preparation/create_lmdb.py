@@ -2,7 +2,7 @@
 
     python scripts/data_preparation/create_lmdb.py datasets/DF2K/HR_sub datasets/DF2K/HR_sub.lmdb
 
-Many small files are slow on network disks; one large file is not. PNG files keep their bytes, others become PNG.
+Many small files are slow on network disks; one large file is not. PNG files are stored as they are, others become PNG.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from basicsr.utils.misc import scandir
 
 
 def pictures_by_key(folder: Path) -> dict[str, Path]:
-    """The picture files below `folder` by their path within it, without extension, sorted.
+    """The picture files below `folder`, by their relative paths without extension, sorted.
 
     Raises:
         FileNotFoundError: There is no such folder.
-        ValueError: It holds no pictures, or two of one name.
+        ValueError: It contains no pictures, or two with the same name.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f'there is no folder {str(folder)!r}')
@@ -46,10 +46,12 @@ def pictures_by_key(folder: Path) -> dict[str, Path]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('folder', type=Path, help='pictures, also in subfolders')
-    parser.add_argument('output', type=Path, help='a new name that ends in .lmdb')
-    parser.add_argument('--compress', type=int, metavar='0-9', help='write all pictures anew with this PNG compression')
-    parser.add_argument('--workers', type=int, default=4, help='threads that read and encode, default 4')
+    parser.add_argument('folder', type=Path, help='folder of pictures, searched with its subfolders')
+    parser.add_argument('output', type=Path, help='folder to create; its name must end in .lmdb')
+    parser.add_argument(
+        '--compress', type=int, metavar='0-9', help='re-encode all pictures with this PNG compression level'
+    )
+    parser.add_argument('--workers', type=int, default=4, help='threads for reading and encoding, default 4')
     args = parser.parse_args()
     try:
         count = make_lmdb(pictures_by_key(args.folder), args.output, args.compress, args.workers)

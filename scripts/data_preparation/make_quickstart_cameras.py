@@ -1,7 +1,7 @@
-"""Makes the quick start's data: photographs that installed packages carry, seen through four simulated cameras.
+"""Makes the quick start's data: photographs from installed packages, seen through four simulated cameras.
 
-The cameras are described in basicsr/data/archives/camera_simulation.py. docs/quickstart_data.md shows photographs,
-split and cameras in tables. Nothing is downloaded.
+The cameras are described in basicsr/data/archives/camera_simulation.py. docs/quickstart_data.md lists the photographs,
+the split and the cameras. Nothing is downloaded.
 
     python scripts/data_preparation/make_quickstart_cameras.py [--output FOLDER] [--force]
 """
@@ -27,7 +27,7 @@ if __name__ == '__main__':
 from basicsr.data.archives.camera_simulation import SCALE, Camera, photograph_scene, to_uint8
 from basicsr.utils.matlab_functions import imresize
 
-VERSION = 1  # raise it with every change to the pictures: folders of other versions are then made anew
+VERSION = 1  # increase it with every change to the pictures: folders of other versions are then made again
 TRAIN_TILE = 480
 TEST_CROP = 256
 MANIFEST = 'manifest.json'
@@ -38,11 +38,11 @@ class Photograph:
     """One bundled photograph and its place in the split.
 
     Attributes:
-        path: package, then file below it.
+        path: package, then the file inside it.
         split: 'train', 'val' or 'test'.
         scene: what is in view; photographs of one scene stay in one split.
         crops: top-left (y, x) of the HR crops, multiples of 4; none for training, where the whole picture is tiled.
-        shrink: whole factor by which a photograph that is soft at full size is reduced first.
+        shrink: integer factor by which a photograph that is soft at full size is reduced first.
     """
 
     path: str
@@ -103,13 +103,13 @@ SPLITS = {'source': ('train', 'val', 'test'), 'wide': ('test',), 'night': ('test
 
 
 def read_photograph(photograph: Photograph) -> np.ndarray:
-    """Reads a photograph from the package that carries it.
+    """Reads a photograph from the package that contains it.
 
     Returns:
         uint8 BGR picture (height, width, 3), both sides multiples of 4.
 
     Raises:
-        FileNotFoundError: the installed package does not carry the file.
+        FileNotFoundError: the installed package does not contain the file.
     """
     package, _, inside = photograph.path.partition('/')
     spec = importlib.util.find_spec(package)
@@ -156,7 +156,7 @@ def render() -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
 
 
 def parameters() -> dict:
-    """Returns everything that decides the content of the data set, as JSON gives it back."""
+    """Returns everything that determines the content of the data set, as JSON would return it."""
     settings = {
         'version': VERSION,
         'scale': SCALE,
@@ -189,7 +189,7 @@ def write_tree(root: Path) -> None:
 
 
 def read_manifest(root: Path) -> dict:
-    """Returns the manifest in `root`, an empty one where there is none that can be read."""
+    """Returns the manifest in `root`, or an empty one if none can be read."""
     try:
         manifest = json.loads((root / MANIFEST).read_text(encoding='utf-8'))
         return {'parameters': manifest['parameters'], 'files': dict(manifest['files'])}
@@ -198,7 +198,7 @@ def read_manifest(root: Path) -> dict:
 
 
 def is_complete(root: Path) -> bool:
-    """Tells whether `root` holds this version's data set with every file as it was written."""
+    """Tells whether `root` holds this version's data set with every file intact."""
     manifest = read_manifest(root)
     return manifest['parameters'] == parameters() and all(
         (root / name).is_file() and describe((root / name).read_bytes()) == entry
@@ -225,20 +225,20 @@ def check_replaceable(root: Path) -> None:
 
 
 def make(output: Path, force: bool = False) -> Path:
-    """Makes the data set, or does nothing where it is complete.
+    """Makes the data set, or does nothing if it is complete.
 
     It is made in a temporary folder beside `output` and renamed, so that an interrupted run leaves nothing behind
     that looks complete.
 
     Args:
         output: root folder of the data set.
-        force: make it anew even if it is complete.
+        force: make it again even if it is complete.
 
     Returns:
         `output`.
 
     Raises:
-        FileNotFoundError: a package does not carry one of the photographs.
+        FileNotFoundError: a package does not contain one of the photographs.
         FileExistsError: `output` holds files that are not the data set's.
     """
     root = Path(output).resolve()
@@ -267,7 +267,7 @@ def main() -> None:
     parser.add_argument(
         '--output', type=Path, default=REPOSITORY / 'datasets' / 'quickstart', help='root folder (default: %(default)s)'
     )
-    parser.add_argument('--force', action='store_true', help='make it anew even if it is complete')
+    parser.add_argument('--force', action='store_true', help='make it again even if it is complete')
     args = parser.parse_args()
     try:
         print(f'quick-start data is in {make(args.output, args.force)}')

@@ -2,9 +2,9 @@
 
     python scripts/data_preparation/prepare_drealsr.py ROOT
 
-ROOT is where the archives were unpacked, however nested: folders train_HR, train_LR, test_HR, test_LR or the like are
-found. Pictures are paired by name, looked at, and linked as datasets/DRealSR/<camera>/{train,test}/{HR,LR}; the cameras
-are P (Olympus), panasonic, sony, DSC (Nikon), IMG and Canon. Run it again after any change; it makes what differs.
+ROOT is where the archives were unpacked, however nested: the script finds folders such as train_HR, train_LR, test_HR
+and test_LR. Pictures are paired by name, checked, and linked as datasets/DRealSR/<camera>/{train,test}/{HR,LR}; the
+cameras are P (Olympus), panasonic, sony, DSC (Nikon), IMG and Canon. After any change, run it again to update them.
 """
 
 import runpy

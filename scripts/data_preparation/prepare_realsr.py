@@ -2,10 +2,10 @@
 
     python scripts/data_preparation/prepare_realsr.py ROOT
 
-ROOT is where the archive was unpacked: folders such as Canon/Train/4 with pictures such as Canon_001_HR.png and
-Canon_001_LR4.png are found. They are paired by name, looked at, and linked as
-datasets/RealSR/<camera>/{train,test}/{HR,LR}; the cameras are Canon and Nikon. Run it again after any change; it makes
-what differs.
+ROOT is where the archive was unpacked: the script finds folders such as Canon/Train/4 with pictures such as
+Canon_001_HR.png and Canon_001_LR4.png. They are paired by name, checked, and linked as
+datasets/RealSR/<camera>/{train,test}/{HR,LR}; the cameras are Canon and Nikon. After any change, run it again to update
+the links.
 """
 
 import runpy
