@@ -2,23 +2,23 @@
 
     h_t = exp(delta_t A) h_(t-1) + delta_t B_t u_t        y_t = C_t . h_t + D u_t
 
-Every program has one warp. Its lanes are neighbouring segments of time, of one channel or of several: a lane walks the
-`STEPS` steps of its segment in registers, and only what leaves one segment and enters the next is scanned across the
-lanes. All lanes together are a tile. Each of them has `ROWS` such channels, which share what it loads of B and C. The
-order in which a lane walks its steps is known at compile time, and the order of the lanes is part of the addresses:
+Every program is one warp. Its lanes are neighbouring segments of time, of one channel or of several: a lane walks the
+`STEPS` steps of its segment in registers, and only the state passed from one segment to the next is scanned across the
+lanes. All lanes together form a tile. Each lane handles `ROWS` such channels, which share the loads of B and C. The
+order in which a lane walks its steps is known at compile time, and the order of the lanes is part of the addresses, so
 walking a group backwards costs nothing.
 
-Forward walks the tiles one after the other and keeps the states in between. Backward walks them back once, only for
-the gradients by these states, which needs no scan: what step t adds to the gradient by the state before a tile has
-decayed by exp(A (delta_1 + … + delta_t)). After that all tiles are independent, so that a program can add up the
-gradients by B and C over many channels, in an order that is always the same, and even one image keeps a GPU busy.
+Forward walks the tiles in sequence and keeps the states in between. Backward first walks them in reverse, only for the
+gradients with respect to these states, which needs no scan: what step t adds to the gradient of the state before a tile
+has decayed by exp(A (delta_1 + … + delta_t)). After that, all tiles are independent, so a program can sum the gradients
+of B and C over many channels in a fixed order, and even one image keeps a GPU busy.
 
 Shapes: u (batch, u_groups, dim, length), delta (batch, groups, dim, length), A (groups, dim, state), B, C (batch,
 groups, state, length), D, bias (groups, dim); all float32 and contiguous. Group g reads u of group g % u_groups. The
 last `backwards` groups are walked from the end of the sequence to its start.
 
-In the kernels a tensor has one element a lane, (SPAN); a tuple of `STEPS` of them holds the steps of every lane in the
-order in which they are walked. The states kept and the gradients by them are (batch, groups, tile, state, dim).
+In the kernels, a tensor has one element per lane, (SPAN); a tuple of `STEPS` of them holds the steps of every lane in
+the order in which they are walked. The kept states and their gradients are (batch, groups, tile, state, dim).
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _sigmoid(x):
 
 @triton.jit
 def _lane(LANES: tl.constexpr):
-    """Number of each lane among those of its channel."""
+    """Index of each lane among those of its channel."""
     return tl.arange(0, SPAN) % LANES
 
 
@@ -86,7 +86,7 @@ def _first_step(tile, length, LANES: tl.constexpr, REVERSE: tl.constexpr):
 
 @triton.jit
 def _is_step(first, length, k: tl.constexpr, REVERSE: tl.constexpr):
-    """Whether the k-th step that a lane walks is there; length and `first` being multiples of 4, as its 4 are."""
+    """Whether the k-th step of each lane exists; groups of 4 agree, as length and `first` are multiples of 4."""
     piece: tl.constexpr = (STEPS - 1 - k if REVERSE else k) // 4
     start = first + 4 * piece
     return (start >= 0) & (start < length)
@@ -94,7 +94,7 @@ def _is_step(first, length, k: tl.constexpr, REVERSE: tl.constexpr):
 
 @triton.jit
 def _load_steps(pointer, first, length, valid, REVERSE: tl.constexpr):
-    """Steps of each lane from rows that begin at `pointer`, a pointer or (SPAN) of them; 0 where there are none."""
+    """Steps of each lane from rows that begin at `pointer`, a pointer or (SPAN) of them; 0 for missing steps."""
     steps = ()
     for piece in tl.static_range(STEPS // 4):
         start = first + 4 * piece
@@ -122,7 +122,7 @@ def _piece(steps, piece: tl.constexpr, REVERSE: tl.constexpr):
 
 @triton.jit
 def _store_steps(pointer, first, length, valid, steps, REVERSE: tl.constexpr):
-    """The way back of `_load_steps`."""
+    """The inverse of `_load_steps`."""
     for piece in tl.static_range(STEPS // 4):
         start = first + 4 * piece
         here = valid & (start >= 0) & (start < length)
@@ -132,7 +132,7 @@ def _store_steps(pointer, first, length, valid, steps, REVERSE: tl.constexpr):
 
 @triton.jit
 def _load_delta(delta, bias, row, first, length, valid, SOFTPLUS: tl.constexpr, REVERSE: tl.constexpr):
-    """Delta after bias and softplus, 0 where there is no step, so that the state stays what it is; and its sum."""
+    """Delta after bias and softplus, 0 for missing steps, which leaves the state unchanged; and its sum."""
     raw = _load_steps(delta + row.to(tl.int64) * length, first, length, valid, REVERSE)
     shift = _load_channel(bias, row, valid)
     steps = ()
@@ -149,7 +149,7 @@ def _load_delta(delta, bias, row, first, length, valid, SOFTPLUS: tl.constexpr, 
 
 @triton.jit
 def _load_channel(pointer, row, valid):
-    """One number a channel; zeros where the pointer is None."""
+    """One number per channel; zeros if the pointer is None."""
     if pointer is None:
         return tl.zeros((SPAN,), tl.float32)
     else:
@@ -173,15 +173,15 @@ def _sum_lanes(x, LANES: tl.constexpr):
 def _enter_lanes(decay, value, carry, LANES: tl.constexpr, LOG_LANES: tl.constexpr, REVERSE: tl.constexpr):
     """Scans x -> decay x + value across the lanes of a channel, from the last lane to the first if REVERSE.
 
-    tl.associative_scan(reverse=True) shuffles more, with some releases of Triton five times as much, and gives what
+    tl.associative_scan(reverse=True) shuffles more, in some releases of Triton five times as much, and returns what
     leaves a lane, not what enters it.
 
     Args:
-        decay: What the steps of a lane multiply by.
-        value: What they make of 0.
+        decay: The factor that the steps of a lane apply.
+        value: The value that they turn 0 into.
         carry: What enters the first lane.
-        LANES: Lanes of a channel.
-        LOG_LANES: Its logarithm to the base of 2.
+        LANES: Lanes per channel.
+        LOG_LANES: Its logarithm to base 2.
         REVERSE: Whether the last lane is the first.
 
     Returns:
@@ -203,10 +203,10 @@ def _enter_lanes(decay, value, carry, LANES: tl.constexpr, LOG_LANES: tl.constex
 
 @triton.jit
 def _decay(deltas, inputs, total, exponent, B):
-    """What one state of one row does within each lane.
+    """The effect of one state of one row within each lane.
 
     Returns:
-        Decays of the steps, decay of all of them, and the state that they make of 0.
+        Decays of the steps, their product, and the state that the steps turn 0 into.
     """
     decays = ()
     h = tl.zeros((SPAN,), tl.float32)
@@ -248,7 +248,7 @@ def _forward_tiles(
                 output_r = output_r + (u_r[k] * skip,)
             deltas, inputs, outputs = deltas + (delta_r,), inputs + (input_r,), outputs + (output_r,)
             totals = totals + (total,)
-        # The states that another lane has stored at the end of the previous tile.
+        # The states that another lane stored at the end of the previous tile.
         tl.debug_barrier()
         for n in range(state):
             B_n = _load_steps(B + n * length, first, length, lane >= 0, REVERSE)
@@ -309,7 +309,7 @@ def _adjoint_tiles(
     grad, delta, A, C, bias, adjoints, length, dim, state, slots, channel,
     SOFTPLUS: tl.constexpr, ROWS: tl.constexpr, REVERSE: tl.constexpr,
 ):  # fmt: skip
-    """Gradients by the states before each short tile of the channels from `channel` on, from the last to the first."""
+    """Gradients of the states before each short tile of the channels from `channel` on, from last to first."""
     lane = _lane(LONG)
     later = tl.arange(0, LONG)[None, :] + tl.zeros((SPAN // LONG, 1), tl.int32)
     tiles = tl.cdiv(length, LONG * STEPS)
@@ -328,7 +328,7 @@ def _adjoint_tiles(
                 until += delta_r[k]
                 sum_r = sum_r + (until,)
             sums, totals = sums + (sum_r,), totals + (_sum_lanes(own, SHORT),)
-        # The gradients that another lane has stored for the tile after this.
+        # The gradients that another lane stored for the next tile.
         tl.debug_barrier()
         for n in range(state):
             C_n = _load_steps(C + n * length, first, length, lane >= 0, REVERSE)
@@ -380,22 +380,22 @@ def _backward_state(
     """Gradients through one state of one row; `by_…` are tuples of steps, added to and returned.
 
     Args:
-        grads: By y.
+        grads: Gradients of y.
         deltas: After bias and softplus.
         inputs: delta * u.
         total: Sum of the deltas of a lane.
-        A: Of this state.
-        B: Of this state.
-        C: Of this state.
+        A: For this state.
+        B: For this state.
+        C: For this state.
         before: The state before the tile.
-        after: The gradient by the state after it.
-        by_input: Gradient by delta * u.
-        by_delta: Gradient by delta through the decay.
+        after: The gradient of the state after it.
+        by_input: Gradient of delta * u.
+        by_delta: Gradient of delta through the decay.
         by_B: Not yet summed over the channels.
         by_C: Not yet summed over the channels.
 
-    Returns:
-        by_input, by_delta, by_B, by_C, and the gradient by A, not yet summed over the lanes.
+        Returns:
+            by_input, by_delta, by_B, by_C, and the gradient of A, not yet summed over the lanes.
     """
     decays, decay, h = _decay(deltas, inputs, total, A * LOG2E, B)
     g = tl.zeros((SPAN,), tl.float32)
@@ -433,8 +433,8 @@ def _zeros():
 def _add_over_channels(pointer, start, length, steps, REVERSE: tl.constexpr):
     """Adds the sum of `steps` over the channels to rows that no other program writes to; `start` is (SHORT).
 
-    An atomic addition, as it does not wait for what is there; as long as all of them come from one program, the order
-    in which they are done is not left to chance.
+    An atomic addition, since it does not wait for the old value; as long as all of them come from one program, their
+    order is deterministic.
     """
     for piece in tl.static_range(STEPS // 4):
         vector = tl.sum(tl.reshape(_piece(steps, piece, REVERSE), (SPAN // SHORT, SHORT, 4)), 0)
@@ -448,7 +448,7 @@ def _backward_leave(
     grads, deltas, by_input, by_delta, u, delta, D, bias, to_u, to_delta, to_D, to_bias, row, dim, first, length,
     SOFTPLUS: tl.constexpr, REVERSE: tl.constexpr,
 ):  # fmt: skip
-    """Turns the gradients of one row by delta * u and through the decay into those that are asked for."""
+    """Converts the gradients of one row, of delta * u and through the decay, into those of the inputs."""
     offset = row.to(tl.int64) * length
     raw = _load_steps(delta + offset, first, length, row < dim, REVERSE)
     u_r = _load_steps(u + offset, first, length, row < dim, REVERSE)
