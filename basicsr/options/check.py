@@ -1,4 +1,4 @@
-"""Is an option file right? Every mistake in it, with its place, before anything is built."""
+"""Checking option files: every mistake, with its place, before anything is built."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ _short.maxlevel = 3
 
 
 def check_options(opt: dict, places: Places | None = None, is_train: bool = False) -> tuple[dict, list[str]]:
-    """Check options, and convert their values: 5e3 is a whole number.
+    """Check options and convert their values: 5e3 is a whole number.
 
     Args:
         opt: The options as they were written, inherited and overridden.
         places: Where each value was written.
-        is_train: Also ask for what a training needs.
+        is_train: Also require what training needs.
 
     Returns:
         The same keys with converted values, in dictionaries of their own; and warnings: what is allowed, and probably
@@ -76,7 +76,7 @@ def check_options(opt: dict, places: Places | None = None, is_train: bool = Fals
 
 
 def check_section(section: type[Section], written: Any, path: str) -> Section:
-    """Check one section that does not come from a file; `path` is its place in the options.
+    """Check a section that does not come from a file; `path` is its place in the options.
 
     Raises:
         ValueError: As `check_options`.
@@ -152,7 +152,7 @@ def _users_fields(section: type[Section], written: dict) -> dict[str, Any]:
 
 
 def _named_sections(items: type[Section], written: dict, users: bool) -> type[Section]:
-    """A section with one of `items` under each name that was written."""
+    """A section with one of `items` for each name that was written."""
     fields = {}
     for index, (name, below) in enumerate(written.items()):
         if isinstance(name, str):
@@ -188,7 +188,7 @@ def _check(section: type[Section], written: Any) -> tuple[dict, Mistakes]:
 
 
 def _odd_names(section: type[Section], written: dict, above: Key) -> Iterator[tuple[Key, str]]:
-    """Keys that YAML did not read as text: numbers, yes, no, ~."""
+    """Keys that YAML did not parse as text: numbers, yes, no, ~."""
     for key, value in written.items():
         if not isinstance(key, str):
             yield (*above, key), f'unknown option: names are text, not {_short.repr(key)}; put it in quotes'
@@ -197,12 +197,12 @@ def _odd_names(section: type[Section], written: dict, above: Key) -> Iterator[tu
 
 
 def _is_known(mistakes: Mistakes, key: Key) -> bool:
-    """Whether a mistake is at `key` or above it."""
+    """Whether there is a mistake at `key` or above it."""
     return any(key[:end] in mistakes for end in range(len(key) + 1))
 
 
 def _without(written: dict, mistakes: Mistakes, above: Key = ()) -> dict:
-    """What was written and is right in itself; a section that is none is empty."""
+    """What was written, without invalid values; anything that should be a section and is not becomes empty."""
     given = {}
     for key, value in written.items():
         place = (*above, key)
@@ -227,7 +227,7 @@ def _broken_rules(section: type[Section], given: dict, above: Key) -> Iterator[t
 
 
 def _translated(error: ValidationError, section: type[Section], written: dict) -> Iterator[tuple[Key, str]]:
-    """The mistakes that pydantic found, in words of this project."""
+    """The mistakes that pydantic found, in this project's words."""
     for detail in error.errors(include_url=False):
         key, parent, field = _locate(section, detail['loc'])
         value, kind = _at(written, key), detail['type']
@@ -250,7 +250,7 @@ def _translated(error: ValidationError, section: type[Section], written: dict) -
 
 
 def _locate(section: type[Section], location: tuple) -> tuple[Key, type[Section], FieldInfo | None]:
-    """The option that pydantic speaks of, the section that it stands in, and its field where it is known."""
+    """The option that pydantic refers to, the section that contains it, and its field if known."""
     key: Key = ()
     for part in location:
         key = (*key, part)
@@ -276,14 +276,14 @@ def _hint(field: FieldInfo, value: Any) -> str:
 
 
 def _reader(key: Key) -> str | None:
-    """Who reads a key that BasicSR's option files have, and no model of here."""
+    """Which models read a key that BasicSR's option files have, and that no model here reads."""
     section, name = '.'.join(map(str, key[:-1])), str(key[-1])
     patterns = READ_BY_OTHERS.get(section, {}).items()
     return next((reader for pattern, reader in patterns if re.fullmatch(pattern, name)), None)
 
 
 def _nearest(key: Key, parent: type[Section]) -> str:
-    """For an unknown key: the section that has it, or the known key that is most like it."""
+    """For an unknown key: the section that it belongs to, or the most similar known key."""
     near = did_you_mean(key[-1], fields_of(parent))
     elsewhere = [place for place in _sections_with(str(key[-1])) if place]
     return f'; it belongs to {elsewhere[0]}' if near == '.' and elsewhere else near.rstrip('.')
@@ -347,7 +347,7 @@ def _unchecked_datasets(opt: dict) -> Iterator[tuple[Key, str]]:
 
 
 def _without_effect(opt: dict) -> Iterator[tuple[Key, str]]:
-    """Keys of a training that need others to do anything."""
+    """Training keys that have no effect without others."""
     every = _at(opt, ('val', 'val_freq'))
     if _at(opt, ('logger', 'save_best')) and not (every and _validation_sets(opt)):
         missing = 'datasets.val' if every else 'val.val_freq'

@@ -1,4 +1,4 @@
-"""From a command line and its option file to the options of a run: read, checked, with paths and device resolved."""
+"""From a command line and its option file to a run's options: read, checked, with paths and device resolved."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def add_networks(opt: dict, networks: Iterable[str]) -> None:
 
 
 def _resolve(opt: dict, root: Path, is_train: bool) -> None:
-    """Fill in what a run works with: processes, device, paths."""
+    """Fill in what a run needs: processes, device, paths."""
     opt['logger'] = opt.get('logger') or {}
     rank, world_size = get_dist_info()
     opt.update(is_train=is_train, dist=world_size > 1, rank=rank, world_size=world_size)
@@ -240,7 +240,7 @@ def _resolve_paths(opt: dict, root: Path) -> None:
 
 
 def missing_data(opt: dict) -> list[str]:
-    """The folders and files of `datasets` that are not there, each with its option."""
+    """The missing folders and files of `datasets`, each with its option."""
     return missing_arguments({'datasets': opt['datasets']})
 
 
@@ -290,7 +290,7 @@ def check_files(opt: dict) -> None:
 
 
 def dict2str(opt: dict, indent_level: int = 0) -> str:
-    """Options as YAML text, indented by so many levels."""
+    """Options as YAML text, indented by a number of levels."""
     text = yaml.safe_dump(opt, sort_keys=False, default_flow_style=None, width=120)
     return textwrap.indent(text, '  ' * indent_level)
 
