@@ -12,14 +12,18 @@ import cv2
 from basicsr.data import build_dataloader, build_dataset
 from basicsr.metrics import better_is
 from basicsr.models import build_model
+from basicsr.models.contract import is_of_users
+from basicsr.options.blame import names_option
 from basicsr.results.plots import crop_sheet, most_detailed_crop
-from basicsr.results.scores import Results
+from basicsr.results.scores import Results, Scores
 from basicsr.results.tables import summary, write_results
 from basicsr.utils.img_util import tensor2img
 from basicsr.utils.logger import get_root_logger
+from basicsr.utils.registry import MODEL_REGISTRY
 
 _CROP = 96
 _MOST_ROWS = 6
+_MEAN = 'mean of {}'
 _PATH_KEYS = ('pretrain_network_g', 'param_key_g', 'strict_load_g')
 
 
@@ -52,6 +56,20 @@ def compared(opt: dict) -> dict[str, dict]:
     return networks
 
 
+def bicubic(opt: dict) -> dict[str, dict]:
+    """The options of interpolation by the label `bicubic`; none where there is no scale, or the data has no lq.
+
+    A model of users may build its networks by itself, so that SRModel takes its place.
+    """
+    scale = opt.get('scale')
+    changes = {'network_g': {'type': 'Bicubic', 'upscale': scale}, 'path': {'pretrain_network_g': None}}
+    if scale and is_of_users(MODEL_REGISTRY.get(opt['model_type'])):
+        changes['model_type'] = 'SRModel'
+        samples = (loader.dataset[0] for loader in build_loaders(opt, ['test']))
+        scale = all(isinstance(sample, dict) and {'lq', 'lq_path'} <= sample.keys() for sample in samples)
+    return {'bicubic': changes} if scale else {}
+
+
 def with_changes(opt: dict, changes: dict) -> dict:
     """`opt` with the options of one network, of which those in `path` join the others there."""
     return {**opt, **changes, 'path': {**opt['path'], **changes.get('path', {})}}
@@ -78,11 +96,18 @@ def build_networks(opt: dict, networks: dict[str, dict], pictures: str, save_img
             test_opt['val']['suffix'] = label
         try:
             models[label] = build_model(test_opt)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f'{label}: {error}') from error
-        except ValueError as error:
-            raise ValueError(f'{label}: {error}') from error
+        except (FileNotFoundError, ValueError) as error:
+            kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+            raise kind(_with_label(str(error), label, opt)) from error
     return models
+
+
+def _with_label(text: str, label: str, opt: dict) -> str:
+    """A message about one of several networks, with the option that it stands under."""
+    if label in (opt.get('compare') or {}):
+        place = f'compare.{label}'
+        return f'{place}.{text.removeprefix("path.")}' if text.startswith('path.') else f'{place}: {text}'
+    return text if label == opt['name'] and names_option(text, opt) else f'{label}: {text}'
 
 
 def evaluate(opt: dict, models: dict[str, Any], loaders: list[Any]) -> Results:
@@ -95,14 +120,22 @@ def evaluate(opt: dict, models: dict[str, Any], loaders: list[Any]) -> Results:
     """
     better = {name: better_is(section) for name, section in ((opt.get('val') or {}).get('metrics') or {}).items()}
     results = Results(opt['name'], better)
+    by_themselves = set()
     for label, model in models.items():
         results.scores[label] = {}
         for loader in loaders:
             name, images = loader.dataset.opt['name'], _validated(model, loader, label)
             results.scores[label][name] = dict(images)
-            if name not in results.domains:
-                paths = _paths(loader) if len(images) == len(loader.dataset) else [{} for _ in images]
-                results.domains[name] = {'images': {image: one for (image, _), one in zip(images, paths, strict=True)}}
+            if not model.image_results:
+                by_themselves.add(name)
+    for loader in loaders:
+        name = loader.dataset.opt['name']
+        if name in by_themselves:  # of one network there are means alone, and so the others have no more
+            for scores in results.scores.values():
+                scores[name] = _means(scores[name], len(loader.dataset))
+        images = list(next(iter(results.scores.values()))[name])
+        paths = _paths(loader) if len(images) == len(loader.dataset) else [{} for _ in images]
+        results.domains[name] = {'images': dict(zip(images, paths, strict=True))}
     results.main = results.networks[-1]
     results.seen = [loader.dataset.opt['name'] for loader in loaders if _is_seen(loader.dataset.opt)]
     return results
@@ -118,16 +151,25 @@ def _validated(model: Any, loader: Any, label: str) -> list[tuple[str, dict[str,
     A model that validates by itself, as those of BasicSR do, has one entry for all: the means.
     """
     model.image_results = []
+    vars(model).pop('metric_results', None)  # of the set before
     model.validation(loader, label, None, model.opt['val']['save_img'])
     if not model.image_results:
         get_root_logger().info('%s validates by itself: of %s there are means alone', type(model).__name__, label)
-        return [(f'mean of {len(loader.dataset)}', dict(getattr(model, 'metric_results', {})))]
+        return [(_MEAN.format(len(loader.dataset)), dict(getattr(model, 'metric_results', {})))]
     seen: Counter[str] = Counter()
     images = []
     for name, scores in model.image_results:
         seen[name] += 1
         images.append((name if seen[name] == 1 else f'{name} ({seen[name]})', scores))
     return images
+
+
+def _means(scores: Scores, count: int) -> Scores:
+    """One entry for all pictures, where there is not one alone already."""
+    if list(scores) == [_MEAN.format(count)]:
+        return scores
+    measured = next(iter(scores.values()), {})
+    return {_MEAN.format(count): {key: sum(one[key] for one in scores.values()) / len(scores) for key in measured}}
 
 
 def _paths(loader: Any) -> list[dict[str, str]]:
@@ -167,7 +209,8 @@ def _crops(results: Results, loaders: list[Any], pictures: str, path: str) -> bo
         if not pairs or not isinstance(pairs[0], dict):
             continue
         index = place % len(pairs)
-        name = os.path.splitext(os.path.basename(pairs[index]['lq_path']))[0]
+        names = [os.path.splitext(os.path.basename(pair['lq_path']))[0] for pair in pairs[: index + 1]]
+        name = names[-1] if names.count(names[-1]) == 1 else f'{names[-1]} ({names.count(names[-1])})'
         gt = tensor2img(loader.dataset[index]['gt'])
         gt = cv2.cvtColor(gt, cv2.COLOR_GRAY2BGR) if gt.ndim == 2 else gt
         top, left = most_detailed_crop(gt, min(_CROP, *gt.shape[:2]))

@@ -21,14 +21,18 @@ import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from basicsr.archs.from_weights import outlive_its_first_file
 from basicsr.check import check_pipeline
 from basicsr.data import build_dataloader, build_dataset
 from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.data.loaders import loader_beside_the_training, prefetcher, training_loader
-from basicsr.evaluation import build_loaders, compare, compared
+from basicsr.evaluation import bicubic, build_loaders, compare, compared
 from basicsr.models import build_model
+from basicsr.models.contract import is_of_users
 from basicsr.models.stepping import NotFinite
 from basicsr.ops.selective_scan import chosen_backend
+from basicsr.options.blame import blamed
+from basicsr.options.pretraining import command_line_of
 from basicsr.options.resolve import (
     check_files,
     dict2str,
@@ -38,7 +42,7 @@ from basicsr.options.resolve import (
     trained_first,
     yaml_load,
 )
-from basicsr.rehearsal import rehearse, rehearse_untrained
+from basicsr.rehearsal import build, rehearse, rehearse_untrained
 from basicsr.runs.checkpoint import prune_checkpoints
 from basicsr.runs.command_line import make_parser, run_from_command_line
 from basicsr.runs.resume import (
@@ -50,7 +54,7 @@ from basicsr.runs.resume import (
     run_state,
 )
 from basicsr.runs.stopping import Stopped, StopSignals
-from basicsr.utils.dist_util import barrier, highest
+from basicsr.utils.dist_util import barrier, broadcast, highest
 from basicsr.utils.logger import (
     AvgTimer,
     MessageLogger,
@@ -60,7 +64,14 @@ from basicsr.utils.logger import (
     init_tb_logger,
     init_wandb_logger,
 )
-from basicsr.utils.misc import make_exp_dirs, make_sub_dirs, set_random_seed
+from basicsr.utils.misc import (
+    get_random_state,
+    is_out_of_memory,
+    make_exp_dirs,
+    make_sub_dirs,
+    set_random_seed,
+    set_random_state,
+)
 
 DREALSR_OPTIONS = 'options/train/LDT/train_LDT_MambaIR_SRx4_DRealSR.yml'
 QUICK_START_OPTIONS = 'options/train/LDT/train_LDT_MambaIR_quickstart.yml'
@@ -86,13 +97,11 @@ def prepare(root_path: str, opt: dict, args: argparse.Namespace) -> None:
         runpy.run_path(str(script))['make'](Path(root_path) / opt['quickstart_data'])
     barrier()
     if trained_first(opt):
-        rehearse_untrained(opt)  # a mistake must not come to light after a pre-training
+        rehearse_untrained(root_path, opt, args)  # a mistake must not come to light after a pre-training
     for option, section in trained_first(opt).items():
         if option in trained_first(opt):  # and was not made since, on the way to another
             get_root_logger().info('%s is not there: training it first', section['pretrain_network_g'])
-            shared = [text for text in args.set if text.startswith(('network_g.', 'num_gpu='))]
-            before = {'opt': section['pretrain_opt'], 'set': shared, 'auto_resume': True}
-            train_pipeline(root_path, argparse.Namespace(**{**vars(args), **before}))
+            train_pipeline(root_path, command_line_of(section, args))
             barrier()
 
 
@@ -129,16 +138,17 @@ def train_pipeline(root_path: str, args: argparse.Namespace | None = None) -> No
     opt, args = parse_options(root_path, is_train=True, args=args)
     logger = get_root_logger()
     check_wandb(opt)  # before a pre-training takes its time
+    resume_state = load_resume_state(opt)
+    outlive_its_first_file(opt, opt['path'].get('resume_network'))
     prepare(root_path, opt, args)
     check_files(opt)
-    resume_state = load_resume_state(opt)
     set_random_seed(opt['manual_seed'] + opt['rank'])  # a pre-training drew on it, where there was one
     train_loader, sampler, val_loaders, _, _ = create_train_val_dataloader(opt, logger)
 
-    model = build_model(opt if resume_state is None else options_of_a_resumed_model(opt, resume_state['iter']))
-    model.train_loader = loader_beside_the_training(opt)
+    model = _rehearsed_model(opt, resume_state, val_loaders)
     run = _Run(opt, model, train_loader, sampler, val_loaders)
-    rehearse(model, model.train_loader, [*val_loaders, *build_loaders(opt, ['test'])])
+    if resume_state is not None:
+        run.load(resume_state)
     make_exp_dirs(opt) if resume_state is None else make_sub_dirs(opt)
     barrier()
     tb_logger = model.tb_logger = _begin_logs(opt, args, model, resume_state)
@@ -154,6 +164,22 @@ def train_pipeline(root_path: str, args: argparse.Namespace | None = None) -> No
         tb_logger.close()
     if opt['rank'] == 0:
         _report(opt, model)
+
+
+def _rehearsed_model(opt: dict, resume_state: dict | None, val_loaders: list) -> Any:
+    """The model, whose first step and first tests were tried; one of users, in which they may leave a trace, anew."""
+    model_opt = opt if resume_state is None else options_of_a_resumed_model(opt, resume_state['iter'])
+    before = get_random_state()
+    model = build(model_opt)
+    model.train_loader = beside = loader_beside_the_training(opt)
+    tests = build_loaders(opt, ['test'])
+    rehearse(opt, model, beside, [*val_loaders, *tests], {**bicubic(opt), **compared(opt)} if tests else None)
+    if is_of_users(type(model)):
+        del model
+        set_random_state(before)
+        model = build_model(model_opt)
+        model.train_loader = beside
+    return model
 
 
 def _begin_logs(opt: dict, args: argparse.Namespace, model: Any, resume_state: dict | None) -> Any:
@@ -188,9 +214,22 @@ class _Run:
         self.epoch = self.batches = self.current_iter = 0
         self.validated = True
 
+    def load(self, state: dict) -> None:
+        """Give the model its training state.
+
+        Raises:
+            ValueError: The state does not fit the options or the network.
+        """
+        try:
+            self.model.resume_training(state)
+        except (ValueError, KeyError, RuntimeError) as error:  # the last of networks and optimizers of torch
+            if is_out_of_memory(error):
+                raise
+            raise blamed(error, f'path.resume_state: {self.opt["path"]["resume_state"]}', opt=self.opt) from error
+
     def resume(self, state: dict) -> None:
-        """Go on from a training state."""
-        self.model.resume_training(state)
+        """Go on from a training state that was loaded."""
+        self.model.before_going_on()
         self.epoch, self.current_iter = state['epoch'], state['iter']
         self.batches = batches_done(state, self.sampler, self.batch_size)
         self.validated = state.get('validated', True)
@@ -268,6 +307,7 @@ class _Run:
         with signals.breaking_off():
             for val_loader in self.val_loaders:
                 save_img = (opt.get('val') or {}).get('save_img', False)
+                vars(model).pop('metric_results', None)  # of the set before
                 model.validation(val_loader, self.current_iter, model.tb_logger, save_img)
                 results.append(dict(getattr(model, 'metric_results', {})))
             self.validated = True
@@ -275,6 +315,7 @@ class _Run:
             model.best_metric_results = before
             return
         metric = opt['logger'].get('save_best')
+        results = broadcast(results)  # models of users may have them in the first process alone
         results = [result for result in results if metric in result]
         if results:
             model._initialize_best_metric_results(_MEAN)
@@ -340,19 +381,30 @@ class _Progress:
         self.iter_timer.restart()
 
 
+def _saved_networks(opt: dict) -> dict[str, str]:
+    """By option, `pretrain_network_g` and its like, the files of the networks that were best, or are the last."""
+    files = {}
+    for label in [key.removeprefix('network_') for key in opt if key.startswith('network_')]:
+        for which in ('best', 'latest'):
+            path = os.path.join(opt['path']['models'], f'net_{label}_{which}.pth')
+            if os.path.isfile(path):
+                files.setdefault(f'pretrain_network_{label}', path)
+    return files
+
+
 def _report(opt: dict, model: Any) -> None:
     """Say where the results are; with `test_*` data sets in the options, compare before and after on them."""
     logger, paths = get_root_logger(), opt['path']
-    best = os.path.join(paths['models'], 'net_g_best.pth')
-    checkpoint = best if os.path.isfile(best) else os.path.join(paths['models'], 'net_g_latest.pth')
-    results = {'checkpoint': checkpoint, **model.artifacts()}
+    saved = _saved_networks(opt)
+    of_g = saved.get('pretrain_network_g')
+    results = {'checkpoint': of_g} if of_g else {f'checkpoint {key[17:]}': path for key, path in saved.items()}
+    results.update(model.artifacts())
     if any(dataset['phase'] == 'test' for dataset in opt['datasets'].values()):
-        networks = {'bicubic': {'network_g': {'type': 'Bicubic', 'upscale': opt['scale']}}}
-        networks['bicubic']['path'] = {'pretrain_network_g': None}
-        if paths.get('pretrain_network_g'):
+        networks = bicubic(opt)
+        if any(path for key, path in paths.items() if key.startswith('pretrain_network_')):
             networks['before'] = {}
         networks.update(compared(opt))
-        networks['after'] = {'path': {'pretrain_network_g': checkpoint, 'param_key_g': model.param_key}}
+        networks['after'] = {'path': {**saved, 'param_key_g': model.param_key}}
         table, files = compare(opt, networks, paths['experiments_root'])
         results.update(files)
         logger.info('Cameras, before and after the training of %s:\n%s', opt['name'], table)

@@ -19,6 +19,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from basicsr.options.file import yaml_load
+from basicsr.options.paths import missing_arguments
 from basicsr.runs.checkpoint import differences_to, find_weights, load_checkpoint, load_weights
 from basicsr.runs.user_modules import import_remembered
 from basicsr.utils.registry import ARCH_REGISTRY, build
@@ -97,6 +98,17 @@ def options_to_rebuild(options: dict, checkpoint: str | os.PathLike) -> dict:
     except KeyError:  # said elsewhere, where the network is built
         rule = None
     return rule(options, checkpoint) if rule else options
+
+
+def outlive_its_first_file(opt: dict, weights: str | None) -> None:
+    """Where the file that `network_g` was first built from is gone, let trained weights say what it is.
+
+    Args:
+        opt: The resolved options, changed in place.
+        weights: A checkpoint of the network, where there is one.
+    """
+    if weights and Path(weights).is_file() and missing_arguments({'network_g': opt['network_g']}):
+        opt['network_g'] = options_to_rebuild(opt['network_g'], weights)
 
 
 def _listed(options: dict) -> str:

@@ -81,7 +81,7 @@ class CUDAPrefetcher:
 
     def __init__(self, loader: DataLoader, opt: dict) -> None:
         if not opt['num_gpu'] or not torch.cuda.is_available():
-            raise ValueError('prefetch_mode: cuda needs a GPU; remove it from the options or set prefetch_mode: cpu')
+            raise ValueError('datasets.train.prefetch_mode: cuda needs a GPU; leave it out, or set prefetch_mode: cpu')
         self.ori_loader = loader
         self.loader: Iterator[dict] | None = None
         self.batch: dict | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,10 +17,33 @@ from torch.nn.parallel import DistributedDataParallel
 from basicsr.archs.from_weights import load_network_weights
 from basicsr.metrics import better_is
 from basicsr.models import lr_scheduler  # noqa: F401  registers its schedulers
+from basicsr.models.contract import is_of_users, is_replaced, refuse_what_is_replaced
+from basicsr.models.users_state import load_attributes, state_of_attributes
 from basicsr.runs.checkpoint import find_weights, load_checkpoint, load_weights, save_checkpoint
 from basicsr.utils.dist_util import master_only
 from basicsr.utils.logger import get_root_logger
 from basicsr.utils.registry import SCHEDULER_REGISTRY, call_checked, did_you_mean
+
+
+class _OneSample(list):
+    """A data loader that gives one batch, of which a validation may ask what it asks of any."""
+
+    num_workers = 0
+
+    def __init__(self, data: Any, section: dict) -> None:
+        super().__init__([data])
+        self.dataset = self
+        self.opt = section
+
+
+@contextmanager
+def _silent(logger: logging.Logger) -> Iterator[None]:
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 class BaseModel:
@@ -45,9 +69,16 @@ class BaseModel:
         """The TensorBoard writer, in the process that has it; the pipeline sets it."""
         self.run_state: dict[str, Any] = {}
         """What the pipeline wants to find again in the training state: its place in the data, random states."""
+        self.as_built: dict[str, Any] = {}
+        """What tells whether attributes of a model of users have changed since it was built, see `users_state`."""
+        if self.is_train and is_of_users(type(self)):
+            refuse_what_is_replaced(self)
 
     def before_training(self, train_loader: Any) -> None:
         """Called once before the first iteration, not when a run is resumed."""
+
+    def before_going_on(self) -> None:
+        """Called once before the first iteration of a resumed run, whose training state is loaded."""
 
     def train_step(self, data: Any, current_iter: int) -> bool | None:
         """Train on a batch as the data loader gives it; False where the step was not taken.
@@ -58,21 +89,44 @@ class BaseModel:
         return self.optimize_parameters(current_iter)
 
     def rehearse_step(self, data: Any) -> None:
-        """Take the first step, and undo it; a model that knows how to do less does less."""
-        before = copy.deepcopy(self.training_state())
+        """Take the first step. A model that can does it without a trace; others are built anew for the training."""
         self.train_step(data, 1)
-        self.resume_training(before)
-        self.log_dict = {}
 
     @contextmanager
     def rehearsed(self) -> Iterator[None]:
         """What a rehearsal does to the network is undone."""
         yield
 
-    def rehearse_test(self, data: Any, dataset_name: str) -> None:
-        """Test one sample as a validation would, and measure it, without a trace."""
-        self.feed_data(data)
-        self.test()
+    def why_not(self, data: Any, key: str) -> str | None:
+        """Why the network cannot take a batch of `datasets.<key>` that it failed on, as a try with another may show.
+
+        The answer begins with the option to blame, as messages do.
+        """
+        return None
+
+    def rehearse_test(self, data: Any, key: str) -> dict[str, Exception]:
+        """Test a sample of `datasets.<key>` as a validation would, and measure it; with a trace where `rehearse_step`
+        leaves one.
+
+        Returns:
+            What measuring raised, by the option of the metric.
+        """
+        if not is_replaced(self, 'nondist_validation') and not is_replaced(self, 'validation'):
+            self.feed_data(data)
+            self.test()
+            return {}
+        section = self.opt['datasets'][key]
+        with _silent(get_root_logger()), self.rehearsed():
+            self.validation(_OneSample(data, section), 0, None, False)
+        results, best = vars(self).pop('metric_results', {}), (self.opt.get('logger') or {}).get('save_best')
+        self.image_results, self.best_metric_results = [], {}
+        measured = self.is_train and section['phase'] == 'val' and self.opt['rank'] == 0
+        if measured and best and best not in results and (not isinstance(data, dict) or 'gt' in data):
+            raise ValueError(
+                f'logger.save_best: {type(self).__name__} validates by itself, and leaves no {best!r} in '
+                f'metric_results, but {", ".join(results) or "nothing"}'
+            )
+        return {}
 
     def feed_data(self, data: Any) -> None:
         """BasicSR's: take a batch."""
@@ -107,9 +161,23 @@ class BaseModel:
             save_img: Write the network's pictures.
         """
         if self.opt['dist']:
-            self.dist_validation(dataloader, current_iter, tb_logger, save_img)
+            with self._buffers_left_alone():
+                self.dist_validation(dataloader, current_iter, tb_logger, save_img)
         else:
             self.nondist_validation(dataloader, current_iter, tb_logger, save_img)
+
+    @contextmanager
+    def _buffers_left_alone(self) -> Iterator[None]:
+        """A wrapped network runs in one process without waiting for the others, to which it would send its buffers."""
+        wrapped = [net for net in vars(self).values() if isinstance(net, DistributedDataParallel)]
+        before = [(net.broadcast_buffers, net.require_forward_param_sync) for net in wrapped]
+        for net in wrapped:
+            net.broadcast_buffers = False
+        try:
+            yield
+        finally:
+            for net, (buffers, sync) in zip(wrapped, before, strict=True):
+                net.broadcast_buffers, net.require_forward_param_sync = buffers, sync
 
     def after_validation(self, current_iter: int) -> None:
         """Called in all processes once all sets were validated, and the best network kept."""
@@ -135,8 +203,20 @@ class BaseModel:
         return 'params_ema' if 'net_g_ema' in self._networks() else 'params'
 
     def _networks(self) -> dict[str, nn.Module]:
-        """The networks whose weights are part of the training state: all attributes called net_<...>."""
-        return {name: net for name, net in vars(self).items() if name.startswith('net_') and isinstance(net, nn.Module)}
+        """The networks whose weights are part of the training state: all that an optimizer steps, or that say so.
+
+        By their names, `net_<...>` and `<...>_ema`, others say so. A network by two names is there once.
+        """
+        groups = (group for optimizer in self.optimizers for group in optimizer.param_groups)
+        stepped = {id(parameter) for group in groups for parameter in group['params']}
+        networks: dict[str, nn.Module] = {}
+        for name, net in sorted(vars(self).items(), key=lambda entry: not entry[0].startswith('net_')):
+            if not isinstance(net, nn.Module) or any(net is other for other in networks.values()):
+                continue
+            named = name.startswith('net_') or name.endswith('_ema')
+            if named or any(id(parameter) in stepped for parameter in net.parameters()):
+                networks[name] = net
+        return networks
 
     def _initialize_best_metric_results(self, dataset_name: str) -> None:
         if dataset_name in self.best_metric_results:
@@ -226,9 +306,10 @@ class BaseModel:
         if current_iter <= warmup_iter:
             for optimizer in self.optimizers:
                 for group in optimizer.param_groups:
-                    group['lr'] = (
-                        group.get('initial_lr', self.opt['train']['optim_g']['lr']) * current_iter / warmup_iter
-                    )
+                    if current_iter == 1:
+                        group.setdefault('initial_lr', group['lr'])
+                    rate = group['initial_lr'] if 'initial_lr' in group else self.opt['train']['optim_g']['lr']
+                    group['lr'] = rate * current_iter / warmup_iter
 
     def get_current_learning_rate(self) -> list[float]:
         return [group['lr'] for group in self.optimizers[0].param_groups]
@@ -290,6 +371,7 @@ class BaseModel:
             'types': self._types(),
             'networks': {name: self.get_bare_model(net).state_dict() for name, net in self._networks().items()},
             'best_metric_results': copy.deepcopy(self.best_metric_results),
+            **({'attributes': attributes} if (attributes := state_of_attributes(self)) else {}),
         }
 
     def _types(self) -> dict[str, list[str]]:
@@ -319,16 +401,19 @@ class BaseModel:
             for one, state in zip(own, states, strict=True):
                 one.load_state_dict(state)
         self._resume_networks(resume_state)
+        load_attributes(self, resume_state.get('attributes', {}))
         self.best_metric_results = resume_state.get('best_metric_results', {})
 
     def _resume_networks(self, state: dict[str, Any]) -> None:
         """Load the networks of a training state, or those saved beside one that holds none, as BasicSR's."""
         for name, net in self._networks().items():
             if 'networks' not in state:
+                if not name.startswith('net_'):  # the model has found it by itself
+                    continue
                 load_weights(self.get_bare_model(net), self._weights_beside_the_state('params', name), 'the checkpoint')
             elif name in state['networks']:
                 load_weights(self.get_bare_model(net), state['networks'][name], 'the training state')
-            else:
+            elif name.startswith('net_'):
                 raise ValueError(f'the training state holds no {name}: it was saved with other options')
 
     def _weights_beside_the_state(self, param_key: str, name: str = 'net_g') -> dict[str, Tensor]:

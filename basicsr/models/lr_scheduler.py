@@ -22,7 +22,7 @@ class MultiStepRestartLR(LRScheduler):
 
     Args:
         optimizer: The optimizer.
-        milestones: Iterations at which the rate falls; one that stands twice counts twice.
+        milestones: Iterations at which the rate falls; one that is listed twice counts twice.
         gamma: Factor at a milestone.
         restarts: Iterations of the restarts.
         restart_weights: Weight of each restart.

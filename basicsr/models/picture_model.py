@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -27,20 +28,24 @@ _UNSCORED = 4
 _SHOWN_PICTURES = 4
 """Pictures of each validation set that TensorBoard shows."""
 
+BATCH = ('lq', 'gt', 'output')
+"""Attributes that hold the batch in hand, and what was made of it."""
+
 
 class PictureModel(BaseModel):
     """A model that makes a picture of a picture: `feed_data` takes one, `test` fills `output`.
 
     Attributes:
-        lq, gt: The batch in hand, (N, C, H, W) and (N, C, H * scale, W * scale).
+        lq, gt: The batch in hand, (N, C, H, W) and (N, C, H * scale, W * scale). Without one, or without a truth, there
+            is no such attribute, as in BasicSR: models of users ask `hasattr(self, 'gt')`.
         output: What the network made of it, once `test` was called.
         metric_results: After a validation: each metric, averaged over the pictures.
         image_results: After a validation: (picture's name, its metrics) in the data set's order.
     """
 
-    lq: Tensor | None = None
-    gt: Tensor | None = None
-    output: Tensor | None = None
+    lq: Tensor
+    gt: Tensor
+    output: Tensor
 
     def test(self) -> None:
         """Fill `output` from `lq`."""
@@ -49,24 +54,50 @@ class PictureModel(BaseModel):
     def batch_on_device(self, data: dict[str, Any]) -> dict[str, Any]:
         """A batch, by way of `feed_data`, which models of users replace."""
         self.feed_data(data)
-        return {'lq': self.lq, 'gt': self.gt}
+        return {'lq': self.lq, 'gt': getattr(self, 'gt', None)}
+
+    def forget_batch(self) -> None:
+        """Let go of the batch in hand."""
+        for name in BATCH:
+            vars(self).pop(name, None)
 
     def test_sample(self, data: dict[str, Any], dataset_name: str) -> dict[str, Tensor]:
         """Test one picture; returns the pictures lq, result and, where there is one, gt, on the CPU."""
+        self.forget_batch()  # a `feed_data` of users may leave the truth of the batch before
         batch = self.batch_on_device(data)
         self.test()
         self.note_loss(batch, dataset_name)
         return self.get_current_visuals()  # waits for the device
 
-    def rehearse_test(self, data: dict[str, Any], dataset_name: str) -> None:
+    def rehearse_step(self, data: Any) -> None:
+        try:
+            super().rehearse_step(data)
+        finally:
+            self.forget_batch()
+
+    def rehearse_test(self, data: dict[str, Any], key: str) -> dict[str, Exception]:
+        if is_replaced(self, 'nondist_validation') or is_replaced(self, 'validation'):
+            return super().rehearse_test(data, key)
+        if 'lq_path' not in data:
+            raise ValueError('items have no lq_path, by whose name the results of a picture are known')
         with self.rehearsed():
-            visuals = self.test_sample(data, dataset_name)
+            visuals = self.test_sample(data, self.opt['datasets'][key].get('name', key))
+            self.forget_batch()
+        self.check_result(visuals, key)
+        failed = {}
         for name, content in ((self.opt.get('val') or {}).get('metrics') or {}).items():
             try:
                 self._scores(visuals, {name: content}, None)
-            except Exception as error:
-                raise ValueError(f'val.metrics.{name}: {error}') from error
-        self.lq = self.gt = self.output = None
+            except Exception as error:  # metrics of users raise anything
+                failed[f'val.metrics.{name}'] = error
+        return failed
+
+    def check_result(self, visuals: dict[str, Tensor], key: str) -> None:
+        """Called in a rehearsal, before metrics compare what was made of a picture of `datasets.<key>` with its truth.
+
+        Raises:
+            ValueError: They cannot be compared; the message begins with the option to blame.
+        """
 
     def dist_validation(self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool) -> None:
         """Validate every n-th picture in each of n processes; all of them have the results of all pictures."""
@@ -95,7 +126,7 @@ class PictureModel(BaseModel):
         pictures = tqdm(
             read_ahead(dataloader), f'Validate {dataset_name}', len(dataloader), False, unit='image', disable=quiet
         )
-        start, busy = time.perf_counter(), 0.0
+        start, busy, seen = time.perf_counter(), 0.0, Counter()
         on_this_gpu = None  # where a thread begins with the first
         if self.device.type == 'cuda':
             on_this_gpu = partial(torch.cuda.set_device, torch.cuda.current_device())
@@ -104,6 +135,9 @@ class PictureModel(BaseModel):
             for val_data in pictures:
                 end_if_broken_off()
                 img_name = os.path.splitext(os.path.basename(val_data['lq_path'][0]))[0]
+                seen[img_name] += 1
+                if seen[img_name] > 1:  # of another folder of the data set
+                    img_name = f'{img_name} ({seen[img_name]})'
                 begin = time.perf_counter()
                 visuals = self.test_sample(val_data, dataset_name)
                 busy += time.perf_counter() - begin
@@ -114,9 +148,9 @@ class PictureModel(BaseModel):
                 results.append((img_name, pool.submit(self._scores, visuals, metrics, path)))
                 if len(results) > _UNSCORED:
                     results[-_UNSCORED][1].result()  # pictures must not pile up
-                self.lq = self.gt = self.output = None
+                self.forget_batch()
             scored = [(img_name, scores.result()) for img_name, scores in results]
-        if not self.is_train and scored:
+        if not self.opt['is_train'] and scored:
             took = time.perf_counter() - start
             get_root_logger().info(
                 '%s, %s: %d pictures in %.1f s, %.2f s each, %.0f %% of it outside the network',
@@ -151,17 +185,17 @@ class PictureModel(BaseModel):
 
     def _image_path(self, dataset_name: str, img_name: str, current_iter: int | str) -> str:
         folder = self.opt['path']['visualization']
-        if self.is_train:
+        if self.opt['is_train']:  # models of users set `is_train` to False for a validation
             return os.path.join(folder, img_name, f'{img_name}_{current_iter}.png')
         suffix = (self.opt.get('val') or {}).get('suffix')
         return os.path.join(folder, dataset_name, f'{img_name}_{suffix or self.opt["name"]}.png')
 
     def _log_validation_metric_values(self, current_iter: int | str, dataset_name: str, tb_logger: Any) -> None:
-        best = self.best_metric_results[dataset_name]
+        best = self.best_metric_results.get(dataset_name, {})  # validations of users may keep none
         parts = []
         for name, value in self.metric_results.items():
             parts.append(f'{name} {value:.4f}')
-            if self.is_train:
+            if self.opt['is_train'] and name in best:
                 parts[-1] += f' (best {best[name]["val"]:.4f} at {best[name]["iter"]})'
             if tb_logger:
                 tb_logger.add_scalar(f'metrics/{dataset_name}/{name}', value, current_iter)
@@ -169,6 +203,6 @@ class PictureModel(BaseModel):
 
     def get_current_visuals(self) -> dict[str, Tensor]:
         visuals = {'lq': self.lq.detach().cpu(), 'result': self.output.detach().cpu()}
-        if self.gt is not None:
+        if hasattr(self, 'gt'):
             visuals['gt'] = self.gt.detach().cpu()
         return visuals

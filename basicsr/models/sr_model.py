@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from basicsr.archs.traits import Traits, traits_of
 from basicsr.losses import build_loss
 from basicsr.models.contract import is_replaced
-from basicsr.models.picture_model import PictureModel
+from basicsr.models.picture_model import BATCH, PictureModel
+from basicsr.models.probing import checked_output, misfit, why_not
 from basicsr.models.self_ensemble import self_ensemble
 from basicsr.models.task import Task
 from basicsr.models.tiling import Tiling, fitted
 from basicsr.utils.registry import MODEL_REGISTRY
+from ldt.restore import preserve_modes_and_buffers
 
 
 @MODEL_REGISTRY.register()
@@ -30,6 +32,7 @@ class SRModel(PictureModel, Task):
     Where memory runs out, tiles become smaller, see `Tiling`.
     """
 
+    loss_options = {'l_pix': 'train.pixel_opt', 'l_percep': 'train.perceptual_opt', 'l_style': 'train.perceptual_opt'}
     default_tile: int | None = None
     """About the side of the tiles, in pixels of lq, where the options say nothing; None: as the network says."""
 
@@ -62,8 +65,11 @@ class SRModel(PictureModel, Task):
 
     def feed_data(self, data: dict[str, Any]) -> None:
         """Take a batch: `lq`, and `gt` where there is one."""
+        if not isinstance(data, Mapping) or not isinstance(data.get('lq'), Tensor):
+            has = ', '.join(map(str, data)) if isinstance(data, Mapping) else f'a {type(data).__name__}'
+            raise ValueError(f'{type(self).__name__} needs lq, a tensor (N, C, H, W); a batch has {has or "nothing"}')
         self.lq = data['lq'].to(self.device, non_blocking=True, memory_format=self._memory_format)
-        self.gt = None
+        vars(self).pop('gt', None)
         if 'gt' in data:
             self.gt = data['gt'].to(self.device, non_blocking=True, memory_format=self._memory_format)
 
@@ -73,7 +79,7 @@ class SRModel(PictureModel, Task):
         return self.optimize_parameters(current_iter)
 
     def optimize_parameters(self, current_iter: int) -> bool | None:
-        return self.step({'lq': self.lq, 'gt': self.gt}, current_iter)
+        return self.step({'lq': self.lq, 'gt': getattr(self, 'gt', None)}, current_iter)
 
     def losses(self, net: Callable, batch: dict[str, Any]) -> dict[str, Tensor]:
         """l_pix, and with `train.perceptual_opt` l_percep and l_style."""
@@ -82,7 +88,7 @@ class SRModel(PictureModel, Task):
             raise ValueError('datasets.train: gives no gt, and training needs pairs: type: PairedImageDataset')
         output = self.infer(net, batch['lq']).float()
         if output.shape != gt.shape:
-            raise ValueError(self._misfit(batch['lq'], output, gt))
+            raise ValueError(misfit(output, gt, self.opt, 'train'))
         self.output = output.detach()
         terms = {'l_pix': self.cri_pix(output, gt)} if self.cri_pix is not None else {}
         if self.cri_perceptual is not None:
@@ -90,19 +96,35 @@ class SRModel(PictureModel, Task):
             terms.update({name: value for name, value in features.items() if value is not None})
         return terms
 
-    def _misfit(self, lq: Tensor, output: Tensor, gt: Tensor) -> str:
-        """Why the network's output cannot be compared with the truth, with the option to blame."""
-        network, scale = self.opt['network_g'], self.opt.get('scale', 1)
-        ratio = output.shape[-1] / lq.shape[-1]
-        if output.shape[-2:] != gt.shape[-2:]:
-            known = next((key for key in ('upscale', 'scale') if key in network), None)
-            says = f'network_g.{known}: {network[known]}' if known else f'network_g: enlarges {ratio:g} times'
-            return f'{says}, but scale: {scale}; lq of {_size(lq)} becomes {_size(output)}, and gt is {_size(gt)}'
-        return f'network_g: makes {output.shape[1]} channels, and gt has {gt.shape[1]} (color, task of datasets.train)'
+    def loss(self, net: nn.Module, data: Any) -> Tensor:
+        """As every task's; the batch in hand stays in hand, though `feed_data` takes this one."""
+        in_hand = {name: vars(self)[name] for name in BATCH if name in vars(self)}
+        try:
+            return super().loss(net, data)
+        finally:
+            self.forget_batch()
+            vars(self).update(in_hand)
+
+    def why_not(self, data: Any, key: str) -> str | None:
+        net = self.get_bare_model(self.net_g)
+        run = partial(self.infer, self._in_amp(net) if self.is_train else net)
+        with preserve_modes_and_buffers(net):
+            return why_not(run, self.batch_on_device(data)['lq'], self.opt, key)
+
+    def rehearse_test(self, data: dict[str, Any], key: str) -> dict[str, Exception]:
+        tile = self.tiling.tile
+        try:
+            return super().rehearse_test(data, key)
+        finally:
+            self.tiling.tile = tile
+
+    def check_result(self, visuals: dict[str, Tensor], key: str) -> None:
+        if 'gt' in visuals and visuals['result'].shape != visuals['gt'].shape:
+            raise ValueError(misfit(visuals['result'], visuals['gt'], self.opt, key))
 
     def infer(self, net: Callable, lq: Tensor) -> Tensor:
         """What `net` makes of `lq`, whole pictures or a tile of them, at sizes and values that it takes."""
-        return fitted(net, self.traits, lq, self.opt.get('scale', 1))
+        return fitted(partial(checked_output, net, self.opt), self.traits, lq, self.opt.get('scale', 1))
 
     @torch.no_grad()
     def test(self) -> None:
@@ -124,7 +146,3 @@ class SRModel(PictureModel, Task):
         output = self.output if net is self._lent else self.restore(net, batch['lq'])
         criterion = self.cri_pix or (lambda *pair: sum(term for term in self.cri_perceptual(*pair) if term is not None))
         return criterion(output.float(), batch['gt'])
-
-
-def _size(picture: Tensor) -> str:
-    return 'x'.join(map(str, picture.shape[-2:]))

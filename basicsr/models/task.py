@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from basicsr.archs import build_network
 from basicsr.models.base_model import BaseModel
-from basicsr.models.contract import is_replaced, refuse_what_is_replaced, refuse_what_was_not_made
+from basicsr.models.contract import is_replaced, refuse_what_was_not_made
 from basicsr.models.stepping import Stepper, parts_of
 from basicsr.options.strategies import train_options
 from basicsr.strategies import Setting, Strategy, build_strategy, load_strategy, save_strategy
@@ -37,6 +37,9 @@ class Task(BaseModel):
     train_defaults: dict[str, Any] = {}
     """What this model has in the section `train` where the options do not say otherwise."""
 
+    loss_options: dict[str, str] = {}
+    """By the name of a term of the loss, the option that it is made of, for messages."""
+
     has_strategy_of_options = False
     """Whether `strategy` is what the options ask for, and not what a model of users trains by itself."""
 
@@ -51,7 +54,6 @@ class Task(BaseModel):
         self.strategy: Strategy = Plain(self.get_bare_model(self.net_g))
         if self.is_train:
             self._prepare_steps()
-            refuse_what_is_replaced(self)
             self.init_training_settings()
             self._complete_foreign_settings()
             refuse_what_was_not_made(self)
@@ -67,7 +69,11 @@ class Task(BaseModel):
         paths = self.opt['path']
         if paths.get('pretrain_network_g'):
             key = param_key or paths.get('param_key_g', 'params')
-            self.load_network(net, paths['pretrain_network_g'], paths.get('strict_load_g', True), key)
+            try:
+                self.load_network(net, paths['pretrain_network_g'], paths.get('strict_load_g', True), key)
+            except (ValueError, FileNotFoundError) as error:
+                kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+                raise kind(f'path.pretrain_network_g: {error}') from error
 
     def _prepare_steps(self) -> None:
         self.opt['train'] = options = train_options(self.opt)
@@ -176,8 +182,30 @@ class Task(BaseModel):
             return
         net = self.get_bare_model(self.net_g)
         with preserve_modes_and_buffers(net), preserve_gradients(net):
-            terms = self.losses(self._in_amp(net.train()), self.batch_on_device(data))
+            terms = self.losses(self._in_amp(net), self.batch_on_device(data))
+            self._check_terms(terms)
             sum(terms.values()).backward()
+            idle = [name for name, value in net.named_parameters() if value.requires_grad and value.grad is None]
+        if idle and self.opt['dist'] and not self.opt.get('find_unused_parameters'):
+            raise ValueError(
+                f'find_unused_parameters: must be true where several processes train, for {len(idle)} weights of the '
+                f'network take no part in the loss: {", ".join(idle[:3])}{", …" if len(idle) > 3 else ""}'
+            )
+
+    def _check_terms(self, terms: dict[str, Tensor]) -> None:
+        """Raise a ValueError unless the terms of a loss can be minimised."""
+        for name, term in terms.items():
+            option = self.loss_options.get(name, 'train')
+            if not isinstance(term, Tensor) or term.numel() != 1:
+                what = 'x'.join(map(str, term.shape)) + ' numbers' if isinstance(term, Tensor) else type(term).__name__
+                raise ValueError(
+                    f'{option}: the loss {name} is {what}, and training minimises one: reduction: mean or sum'
+                )
+        if not any(term.requires_grad for term in terms.values()):
+            raise ValueError(
+                f'network_g: the loss ({", ".join(terms)}) does not depend on its weights, so that nothing can train: '
+                'the output is detached, or not made of floating-point numbers'
+            )
 
     @contextmanager
     def rehearsed(self) -> Iterator[nn.Module]:
@@ -191,6 +219,9 @@ class Task(BaseModel):
     def before_training(self, train_loader: Any) -> None:
         self.strategy.prepare(self.loss, train_loader)
         self._follow_strategy()
+
+    def before_going_on(self) -> None:
+        self.strategy.resumed()
 
     def step(self, batch: dict[str, Any], current_iter: int) -> bool:
         """Train on a batch: every network that the strategy names, one optimizer step, what follows it.

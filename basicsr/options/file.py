@@ -26,7 +26,7 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
                 if key.value in seen:
-                    raise _error(f'the key {key.value!r} stands twice', key)
+                    raise _error(f'duplicate key {key.value!r}', key)
                 seen.add(key.value)
         return node
 

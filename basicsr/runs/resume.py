@@ -62,7 +62,11 @@ def load_resume_state(opt: dict) -> dict[str, Any] | None:
             logger.info('There is no training state in %s: starting anew', opt['path']['training_states'])
     if not path:
         return None
-    state = state or _read(path)
+    try:
+        state = state or _read(path)
+    except (ValueError, FileNotFoundError) as error:
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        raise kind(f'path.resume_state: {error}') from error
     newer = [file.name for file in _states(opt) if int(file.stem) > state['iter']]
     if newer and not opt['auto_resume']:
         logger.warning(

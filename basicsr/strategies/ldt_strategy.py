@@ -75,6 +75,9 @@ class LDT(Strategy):
         self._decompose(broadcast(self._partition(self.network, loss, batches)))
         self._report(0)
 
+    def resumed(self) -> None:
+        self._report(self.decomposition.steps)
+
     def _partition(
         self, net: nn.Module, loss: Callable[[nn.Module, Any], Tensor], batches: Any, iteration: int = 0
     ) -> ldt.Partition:
@@ -158,7 +161,6 @@ class LDT(Strategy):
             get_root_logger().warning(
                 'The options changed decays or the interval of exchanges; the run goes on with those it began with'
             )
-        self._report(self.decomposition.steps)
 
     def report(self) -> dict[str, str]:
         return partition_files(self.decomposition.partition, self.setting.folder)

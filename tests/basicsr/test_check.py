@@ -149,12 +149,12 @@ def test_networks_to_compare_with_are_not_those_that_train(folder, capsys):
 
 
 def test_missing_weights_are_named_unless_a_training_makes_them(folder, capsys):
-    path = {'pretrain_network_g': 'pretrained_models/w.pth'}
-    with pytest.raises(ValueError, match=r'path\.pretrain_network_g: .*w\.pth'):
+    path = {'pretrain_network_g': 'experiments/before/models/net_g_latest.pth'}
+    with pytest.raises(ValueError, match=r'path\.pretrain_network_g: .*net_g_latest\.pth'):
         check(folder, path=path)
-    before = write(folder).rename(folder / 'before.yml')
+    before = write(folder, name='before').rename(folder / 'before.yml')
     check(folder, path={**path, 'pretrain_opt': str(before)})
-    assert 'w.pth is not there; a training makes it first, by' in capsys.readouterr().out
+    assert 'net_g_latest.pth is not there; a training makes it first, by' in capsys.readouterr().out
     before.write_text(before.read_text().replace('total_iter', 'total_itre'))
     with pytest.raises(ValueError, match=r"train\.total_itre: unknown option; did you mean 'total_iter'\?"):
         check(folder, path={**path, 'pretrain_opt': str(before)})

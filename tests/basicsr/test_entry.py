@@ -192,14 +192,36 @@ def test_loss_that_is_not_finite_stops_the_run(project, quick_start):
 
 def test_mistake_in_a_worker_is_one_message(project, quick_start, tmp_path):
     shutil.copytree(project / 'datasets/quickstart/source/train', tmp_path / 'train')
+    options = [
+        f'datasets.train.dataroot_{key}={tmp_path}/train/{folder}' for key, folder in (('gt', 'HR'), ('lq', 'LR'))
+    ]
+    options += ['name=broken', 'train.total_iter=100000', 'datasets.train.num_worker_per_gpu=1']
+    command = [sys.executable, 'Train_pip.py', '-opt', QUICK_START_OPTIONS, '--set', *options]
+    with subprocess.Popen(command, cwd=project, stderr=subprocess.PIPE, text=True) as process:
+        printed = ''
+        for line in process.stderr:
+            printed += line
+            if 'iter 1,' in line:
+                break
+        for picture in (tmp_path / 'train' / 'HR').iterdir():  # whose beginnings were fine
+            picture.write_bytes(picture.read_bytes()[:200])
+        printed += process.stderr.read()
+    assert process.returncode == 2
+    assert re.search(r'^error: dataroot_gt: cannot read the picture .*/train/HR/', printed, re.M), printed
+    assert 'Traceback' not in printed
+
+
+def test_broken_training_picture_is_named_before_the_run(project, quick_start, tmp_path):
+    shutil.copytree(project / 'datasets/quickstart/source/train', tmp_path / 'train')
     for picture in (tmp_path / 'train' / 'HR').iterdir():
         picture.write_bytes(picture.read_bytes()[:200])
     options = [
         f'datasets.train.dataroot_{key}={tmp_path}/train/{folder}' for key, folder in (('gt', 'HR'), ('lq', 'LR'))
     ]
-    printed = run(project, 'Train_pip.py', '-opt', QUICK_START_OPTIONS, '--set', 'name=broken', *options, code=2)
-    assert re.search(r'^error: dataroot_gt: cannot read the picture .*/train/HR/', printed, re.M), printed
-    assert 'Traceback' not in printed
+    printed = run(project, 'Train_pip.py', '-opt', QUICK_START_OPTIONS, '--set', 'name=never', *options, code=2)
+    found = r'^error: datasets\.train: dataroot_gt: cannot read the picture .*/train/HR/.*\(its smallest picture\)$'
+    assert re.search(found, printed, re.M), printed
+    assert 'Traceback' not in printed and not (project / 'experiments' / 'never').exists()
 
 
 def test_broken_picture_is_named(project, quick_start):

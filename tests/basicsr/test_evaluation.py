@@ -114,7 +114,7 @@ def test_self_ensemble(folder):
         (['--compare', 'a/b=second.pth'], r'compare.a/b: is a label'),
         (['--compare', 'trial=second.pth'], r'compare.trial: is a label .* not the name of the test'),
         (['--compare', 'other=absent.pth'], r'compare.other.pretrain_network_g: .*absent.pth'),
-        (['--compare', 'other=test.yml'], r'other: .*test.yml is no'),
+        (['--compare', 'other=test.yml'], r'compare\.other\.pretrain_network_g: .*test\.yml is no'),
         (['--set', 'compare.other.param_key_g=params'], r'compare.other.pretrain_network_g: missing'),
         (['--set', 'datasets.test_far.name=near'], r"two test sets are called 'near'"),
     ],
@@ -127,7 +127,7 @@ def test_mistakes_are_known_before_anything_is_made(folder, arguments, message):
 
 def test_a_network_that_does_not_fit_is_named_before_the_first_is_tested(folder):
     torch.save({'params': build_network({**NETWORK, 'num_feat': 6}).state_dict()}, folder / 'larger.pth')
-    with pytest.raises(ValueError, match=r'other: .*larger.pth'):
+    with pytest.raises(ValueError, match=r'compare\.other\.pretrain_network_g: .*larger\.pth'):
         results_of(folder, '--compare', 'other=larger.pth')
     assert not (folder / 'results').exists()
 

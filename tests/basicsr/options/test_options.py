@@ -74,7 +74,7 @@ def test_base_is_inherited_and_a_changed_type_replaces(tmp_path):
         ('_base_: b.yml', r'inherits from itself: b\.yml -> b\.yml'),
         ('_base_: who.yml', r'no option file .*who\.yml \(`_base_` of .*b\.yml\)'),
         ('a: [1, 2', r'b\.yml, line 1'),
-        ('a: 1\nb: 2\na: 3', r"b\.yml, line 3: the key 'a' stands twice"),
+        ('a: 1\nb: 2\na: 3', r"b\.yml, line 3: duplicate key 'a'"),
         ('just words', 'holds no options'),
     ],
 )
@@ -265,7 +265,7 @@ def test_yaml_load_takes_text_as_well_as_files(tmp_path, monkeypatch):
     assert yaml_load('base.yml') == yaml_load(Path('base.yml')) == {'a': {'x': 1}}
     with pytest.raises(FileNotFoundError, match=r'there is no option file .*absent\.yml'):
         yaml_load('absent.yml')
-    with pytest.raises(ValueError, match="the YAML text, line 2: the key 'a' stands twice"):
+    with pytest.raises(ValueError, match="the YAML text, line 2: duplicate key 'a'"):
         yaml_load('a: 1\na: 2')
 
 
