@@ -106,8 +106,8 @@ def _training_args(
     length = len(dataset) if sampler is None else len(sampler)
     if length < batch_size:
         raise ValueError(
-            f'datasets.train: an epoch of the training dataset has {length} samples, fewer than one batch of {batch_size}; lower '
-            'batch_size_per_gpu, raise dataset_enlarge_ratio or add pictures'
+            f'datasets.train: an epoch of the training dataset has {length} samples, fewer than one batch of '
+            f'{batch_size}; lower batch_size_per_gpu, raise dataset_enlarge_ratio or add pictures'
         )
     return {
         'batch_size': batch_size,

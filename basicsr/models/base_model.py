@@ -46,6 +46,10 @@ def _silent(logger: logging.Logger) -> Iterator[None]:
         logger.setLevel(level)
 
 
+class UnknownOptimizer(ValueError, NotImplementedError):
+    """No optimizer of that name; BasicSR raises a NotImplementedError."""
+
+
 class BaseModel:
     """Base of all models.
 
@@ -262,12 +266,14 @@ class BaseModel:
         """An optimizer of `torch.optim` by name.
 
         Raises:
-            ValueError: No such optimizer, or an option that it does not take.
+            UnknownOptimizer: No such optimizer.
+            ValueError: An option that it does not take.
         """
         factory = getattr(torch.optim, str(optim_type), None)
         known = [name for name, obj in vars(torch.optim).items() if inspect.isclass(obj)]
         if optim_type not in known:
-            raise ValueError(f'train.optim_g.type: torch.optim has no {optim_type!r}{did_you_mean(optim_type, known)}')
+            message = f'train.optim_g.type: torch.optim has no {optim_type!r}{did_you_mean(optim_type, known)}'
+            raise UnknownOptimizer(message)
         if 'betas' in kwargs:
             betas = kwargs['betas']
             if not isinstance(betas, list | tuple) or not all(isinstance(beta, int | float) for beta in betas):

@@ -520,3 +520,8 @@ def test_short_run_with_the_papers_coefficients_is_warned_about(pictures, tmp_pa
 def test_mistakes_in_the_training_section(pictures, tmp_path, model_type, changes, message):
     with pytest.raises(ValueError, match=message):
         build(options(pictures, tmp_path, model_type, **changes))
+
+
+def test_an_unknown_optimizer_is_what_basicsr_raises(pictures, tmp_path):
+    with pytest.raises(NotImplementedError, match="torch.optim has no 'Adamm'"):
+        build(options(pictures, tmp_path, optim_g={'type': 'Adamm', 'lr': 1e-3}))
