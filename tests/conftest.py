@@ -7,6 +7,18 @@ if 'PYTEST_XDIST_WORKER' in os.environ:  # before torch is imported: several pro
     os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 
+_LONG = (
+    *('test_entry', 'test_runs', 'test_rehearsal_processes', 'test_your_modules_page', 'test_selective_scan'),
+    *('test_basicsr_models', 'test_batch_statistics', 'test_dist_train', 'test_triton_scan', 'test_reproduce'),
+)
+"""Files that take minutes, for the processes that they start."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, so that none of them is left alone at the end while the other workers are idle."""
+    items.sort(key=lambda item: _LONG.index(item.path.stem) if item.path.stem in _LONG else len(_LONG))
+
+
 class _Kept(logging.Handler):
     def __init__(self) -> None:
         super().__init__()

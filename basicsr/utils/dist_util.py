@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import datetime
 import functools
+import gc
 import os
 import subprocess
 from collections.abc import Callable
@@ -52,6 +53,7 @@ def init_dist(launcher: str, backend: str = 'nccl', port: int | None = None, tim
 
 def _leave() -> None:
     if dist.is_initialized():
+        gc.collect()  # what wraps networks must not outlive the group that it talks to
         dist.destroy_process_group()
 
 

@@ -21,10 +21,12 @@ _NESTING = (Union, types.UnionType, Annotated, list, tuple, Sequence, Iterable, 
 def did_you_mean(name: object, choices: Iterable[str], cutoff: float = 0.7) -> str:
     """Return '; did you mean …?' with the choice nearest to `name`, or '.' if none is near.
 
-    A choice is near if it differs in few letters, or if `name` abbreviates it: `totl` for `total_iter`.
+    A choice is near if it differs in few letters or in their order, or if `name` abbreviates it: `totl` for
+    `total_iter`.
     """
     name, choices = str(name), list(choices)
     near = difflib.get_close_matches(name, choices, n=1, cutoff=cutoff)
+    near = near or [choice for choice in choices if sorted(choice) == sorted(name)]
     near = near or [choice for choice in choices if _shortens(name.lower(), choice.lower())]
     return f'; did you mean {near[0]!r}?' if near else '.'
 

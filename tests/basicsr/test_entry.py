@@ -32,7 +32,7 @@ def run(project: Path, *command: str, code: int = 0, **environment: str) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=240,
+        timeout=600,
     )
     assert done.returncode == code, done.stdout
     return done.stdout

@@ -523,5 +523,5 @@ def test_mistakes_in_the_training_section(pictures, tmp_path, model_type, change
 
 
 def test_an_unknown_optimizer_is_what_basicsr_raises(pictures, tmp_path):
-    with pytest.raises(NotImplementedError, match="torch.optim has no 'Adamm'"):
+    with pytest.raises(NotImplementedError, match=r"torch\.optim has no 'Adamm'"):
         build(options(pictures, tmp_path, optim_g={'type': 'Adamm', 'lr': 1e-3}))

@@ -174,5 +174,6 @@ def test_losses_that_stay_broken_end_the_run_with_the_last_good_weights(folder):
     last = re.search(r'in a row, more than train.max_bad_steps: 3; .* checkpoint of iteration (\d+)', text, re.S)
     state = load_checkpoint(folder / 'experiments' / 'diverged' / 'training_states' / f'{last[1]}.state')
     assert state['stepper']['bad_steps'] == 4
-    assert state['ldt']['steps'] == int(last[1]) - 4, 'no exchange after a skipped step'
-    assert all(tensor.isfinite().all() for tensor in state['ldt']['primary'].values())
+    branches = state['strategy']['state']['decomposition']
+    assert branches['steps'] == int(last[1]) - 4, 'no exchange after a skipped step'
+    assert all(tensor.isfinite().all() for tensor in branches['primary'].values())
