@@ -12,7 +12,7 @@ import ldt
 class MeanAbsoluteGradient(ldt.Criterion):
     """mean |g| over every entry of every batch."""
 
-    name = 'mean_absolute_gradient'
+    name = 'of_a_users_own'
 
     def start(self) -> None:
         self.sums = self.layers.zeros()

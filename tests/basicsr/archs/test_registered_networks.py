@@ -57,6 +57,7 @@ def batch(net, name):
     traits = traits_of(net, SMALL.get(name))
     height, width = (1 + lacks for lacks in traits.padding(1, 1))
     if scale_of(net) is None:
+        assert 'img_size' in SMALL.get(name, {}), f'{name} does not say its scale: by traits, upscale or scale'
         height = width = SMALL[name]['img_size']
     low, high = traits.pixel_range
     return low + (high - low) * torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(1))
