@@ -9,7 +9,7 @@ demo: $(INSTALLED)
 	$(VENV)/bin/python Train_pip.py -opt options/train/LDT/train_LDT_MambaIR_quickstart.yml
 
 test: $(INSTALLED)
-	$(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 $(INSTALLED): setup.py requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

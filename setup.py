@@ -18,7 +18,7 @@ EXTRAS = {
 }
 # xdist: several test files at a time. hypothesis: option files that are broken at random.
 EXTRAS_TESTED = (extra for name in ('lmdb', 'niqe', 'spandrel', 'timm') for extra in EXTRAS[name])
-TEST = ['pytest>=7.4', 'pytest-xdist>=3.5', 'hypothesis>=6.80', *EXTRAS_TESTED]
+TEST = ['pytest>=7.4', 'pytest-xdist>=3.7', 'hypothesis>=6.80', *EXTRAS_TESTED]
 
 setup(
     name='layer-decomposition-training',
