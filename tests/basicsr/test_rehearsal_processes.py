@@ -145,7 +145,6 @@ def test_two_processes_rehearse_and_train(folder, model_type):
             'error: find_unused_parameters: must be true where several processes train, for 2 weights of the network '
             'take no part in the loss: idle.weight, idle.bias',
         ),
-        ({'network_g': {'type': 'Idle', 'fails': True}}, 'error: network_g: RuntimeError: '),
         ({'network_g': {'type': 'Idle', 'fails': True}, 'model_type': 'OwnStep'}, 'error: network_g: RuntimeError: '),
         (
             {'datasets__train': {'type': 'SecondFails', 'batch_size_per_gpu': 2, 'num_worker_per_gpu': 0}},
