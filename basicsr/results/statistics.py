@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from scipy.stats import bootstrap
 
 LEVEL = 0.95
 RESAMPLES = 10_000
@@ -53,6 +52,8 @@ def estimate(*groups: Sequence[float] | np.ndarray) -> Estimate:
 
 @lru_cache(maxsize=4096)  # tables in several formats need the same intervals
 def _estimate(groups: tuple[tuple[float, ...], ...]) -> Estimate:
+    from scipy.stats import bootstrap  # takes a second, which a training need not wait for
+
     values = [np.array(group) for group in groups]
     mean = float(np.mean([group.mean() for group in values]))
     count = sum(group.size for group in values)
