@@ -94,9 +94,11 @@ class Rehearsal:
         self.mistakes.append(mistake)
 
     def take(self, other: Rehearsal) -> None:
-        """Note what another one has noted."""
+        """Note what another one has noted, but for what is known of the data sets that both have."""
+        known = {str(mistake) for mistake in self.mistakes}
         for mistake in other.mistakes:  # they have said already whose they are
-            self.add(mistake)
+            if str(mistake).removeprefix(f'{other.of}: ') not in known:
+                self.add(mistake)
         self.notes += other.notes
         self.tried += [f'{other.of}: {line}' if other.of else line for line in other.tried]
         self.networks += [f'{line} ({other.of})' if other.of else line for line in other.networks]
