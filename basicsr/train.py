@@ -9,7 +9,6 @@ import os
 import runpy
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,6 @@ if __name__ == '__main__':
     runpy.run_path(str(ROOT / 'basicsr' / 'runs' / 'own_copy.py'))['use_own_copy'](ROOT)
 
 import torch
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from basicsr.archs.from_weights import outlive_its_first_file
 from basicsr.check import check_pipeline
@@ -45,6 +42,7 @@ from basicsr.options.resolve import (
 from basicsr.rehearsal import build, rehearse, rehearse_untrained
 from basicsr.runs.checkpoint import prune_checkpoints
 from basicsr.runs.command_line import make_parser, run_from_command_line
+from basicsr.runs.progress import Progress
 from basicsr.runs.resume import (
     batches_done,
     keep_options,
@@ -56,8 +54,6 @@ from basicsr.runs.resume import (
 from basicsr.runs.stopping import Stopped, StopSignals
 from basicsr.utils.dist_util import barrier, broadcast, highest
 from basicsr.utils.logger import (
-    AvgTimer,
-    MessageLogger,
     check_wandb,
     get_env_info,
     get_root_logger,
@@ -251,7 +247,7 @@ class _Run:
         """Train from the iteration after `current_iter` to `train.total_iter`."""
         opt, model = self.opt, self.model
         warmup = opt['train'].get('warmup_iter', -1)
-        progress = _Progress(opt, self.current_iter, self.total_iters, self.print_freq, tb_logger)
+        progress = Progress(opt, self.current_iter, self.total_iters, self.print_freq, tb_logger)
         with StopSignals() as signals, progress:
             if not self.validated:
                 self._validate(signals)
@@ -342,43 +338,6 @@ class _Run:
             failed = 1
             get_root_logger().error('%s. The run goes on; what was saved before is as it was', error)
         return not highest(failed)  # the first process writes, and all must know
-
-
-class _Progress:
-    """The bar, the lines of the log, and the times in them."""
-
-    def __init__(self, opt: dict, start: int, total: int, print_freq: int, tb_logger: Any) -> None:
-        self.message = MessageLogger(opt, start + 1, tb_logger)
-        self.data_timer, self.iter_timer = AvgTimer(print_freq), AvgTimer(print_freq)
-        self.print_freq, self._stack = print_freq, ExitStack()
-        quiet = None if opt['rank'] == 0 else True  # None: where the output is no terminal
-        self.bar = tqdm(total=total, initial=start, desc=opt['name'], unit='it', disable=quiet)
-
-    def __enter__(self) -> _Progress:
-        self._stack.enter_context(logging_redirect_tqdm([get_root_logger()]))
-        self._stack.enter_context(self.bar)
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._stack.close()
-
-    def batch_is_there(self) -> None:
-        self.data_timer.record()
-
-    def step_is_done(self, epoch: int, current_iter: int, model: Any) -> None:
-        self.iter_timer.record()
-        losses = model.get_current_log()
-        shown = [f'{name} {value:.4f}' for name, value in losses.items()]
-        self.bar.set_postfix_str(', '.join([*shown, f'data {self.data_timer.get_avg_time():.3f} s']), False)
-        self.bar.update()
-        if current_iter % self.print_freq == 0:
-            times = {'time': self.iter_timer.get_avg_time(), 'data_time': self.data_timer.get_avg_time()}
-            lrs = model.get_current_learning_rate()
-            self.message({'epoch': epoch, 'iter': current_iter, 'lrs': lrs, **times, **losses})
-
-    def restart(self) -> None:
-        self.data_timer.restart()
-        self.iter_timer.restart()
 
 
 def _saved_networks(opt: dict) -> dict[str, str]:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from basicsr.archs.arch_util import Upsample, count_numbers, make_layer, upsample_factor
-from basicsr.archs.edsr_arch import MeanShifted
+from basicsr.archs.arch_util import count_numbers, make_layer
+from basicsr.archs.edsr_arch import ResidualSR
 from basicsr.utils.registry import ARCH_REGISTRY
 
 
@@ -66,7 +66,7 @@ class ResidualGroup(nn.Module):
 
 
 @ARCH_REGISTRY.register()
-class RCAN(MeanShifted):
+class RCAN(ResidualSR):
     """Residual groups of blocks with channel attention, then sub-pixel convolutions.
 
     (N, num_in_ch, H, W) -> (N, num_out_ch, H * upscale, W * upscale). Zhang et al., "Image Super-Resolution Using Very
@@ -88,29 +88,19 @@ class RCAN(MeanShifted):
             ValueError: Another scale, channels without a mean, or fewer features than `squeeze_factor`.
     """
 
-    not_in_weights = ('res_scale', 'img_range', 'rgb_mean')
-
     @staticmethod
     def options_from_weights(weights: dict[str, Tensor]) -> dict | None:
         """Arguments that yield weights with these names and shapes, see `basicsr.archs.from_weights`."""
         squeeze = weights.get('body.0.residual_group.0.rcab.3.attention.1.weight')
         if squeeze is None:
             return None
-        num_feat, num_in_ch = weights['conv_first.weight'].shape[:2]
+        ends = RCAN.options_of_both_ends(weights)
         return {
-            'num_in_ch': num_in_ch,
-            'num_out_ch': weights['conv_last.weight'].shape[0],
-            'num_feat': num_feat,
+            **ends,
             'num_group': count_numbers(weights, r'body\.(\d+)\.'),
             'num_block': count_numbers(weights, r'body\.0\.residual_group\.(\d+)\.'),
-            'squeeze_factor': num_feat // squeeze.shape[0],
-            'upscale': upsample_factor(weights),
+            'squeeze_factor': ends['num_feat'] // squeeze.shape[0],
         }
-
-    @staticmethod
-    def task(options: dict) -> str:
-        """What a network with these options is for."""
-        return f'super-resolution x{options["upscale"]}'
 
     def __init__(
         self,
@@ -125,24 +115,8 @@ class RCAN(MeanShifted):
         img_range: float = 255.0,
         rgb_mean: Sequence[float] = (0.4488, 0.4371, 0.4040),
     ) -> None:
-        super().__init__(num_in_ch, num_out_ch, img_range, rgb_mean)
         if not 1 <= squeeze_factor <= num_feat:
             raise ValueError(f'squeeze_factor is 1 to num_feat, which is {num_feat}; not {squeeze_factor}')
-        self.upscale = upscale
-        self.conv_first = nn.Conv2d(num_in_ch, num_feat, 3, 1, 1)
-        self.body = make_layer(
-            ResidualGroup,
-            num_group,
-            num_feat=num_feat,
-            num_block=num_block,
-            squeeze_factor=squeeze_factor,
-            res_scale=res_scale,
-        )
-        self.conv_after_body = nn.Conv2d(num_feat, num_feat, 3, 1, 1)
-        self.upsample = Upsample(upscale, num_feat)
-        self.conv_last = nn.Conv2d(num_feat, num_out_ch, 3, 1, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        features = self.conv_first(self.shifted(x))
-        features = self.conv_after_body(self.body(features)) + features
-        return self.unshifted(self.conv_last(self.upsample(features)))
+        block = {'num_feat': num_feat, 'num_block': num_block, 'squeeze_factor': squeeze_factor, 'res_scale': res_scale}
+        body = make_layer(ResidualGroup, num_group, **block)
+        super().__init__(body, num_in_ch, num_out_ch, num_feat, upscale, img_range, rgb_mean)

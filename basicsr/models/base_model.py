@@ -175,6 +175,7 @@ class BaseModel(Optimizing, Saving):
         raise NotImplementedError(f'{type(self).__name__} has no test()')
 
     def nondist_validation(self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool) -> None:
+        """BasicSR's: test every sample of a data set in this process, measure it, and log the means."""
         raise NotImplementedError(f'{type(self).__name__} has no nondist_validation()')
 
     def note_loss(self, batch: Any, dataset_name: str) -> None:

@@ -197,7 +197,7 @@ def ignored_options(model: Any) -> Iterator[str]:
                 f'logger.save_checkpoint_freq: {kind} saves by itself (save), and writes no training state: a run that '
                 'is stopped cannot go on'
             )
-        if hasattr(model, 'net_g_ema') and not any('net_g_ema' in spoken for spoken in in_save):
+        if model.param_key == 'params_ema' and not any('net_g_ema' in spoken for spoken in in_save):
             yield f'train.ema_decay: {kind} saves by itself (save), and leaves net_g_ema out'
 
 

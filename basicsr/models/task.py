@@ -247,7 +247,7 @@ class Task(BaseModel):
     def back_propagate(self, net: Callable, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Add the gradients of the batch's loss to those of `net`; returns the terms of the loss.
 
-        The batch is worked off in `train.accumulate` parts, so that the activations of one part alone are alive.
+        The batch is split into `train.accumulate` parts, so that the activations of only one part are alive.
         """
         totals: dict[str, Tensor] = {}
         parts = parts_of(batch, self.accumulate)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import re
 import reprlib
 from collections.abc import Iterator
 from typing import Any, get_origin
 
-from pydantic import Field, ValidationError, create_model
+from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from basicsr.options import strategies
-from basicsr.options.choices import CHOICES, Chosen, ChosenFrom, check_filled, find, section_for, takes_whole_section
-from basicsr.options.file import Key, Places, place_of
+from basicsr.options.choices import CHOICES, ChosenFrom, check_filled
+from basicsr.options.doubts import doubts
+from basicsr.options.file import Key, Places, place_of, value_at
 from basicsr.options.schema import (
     LABELS_OF_TRAINING,
     NEEDED_BY_OWN_MODELS,
@@ -23,8 +23,8 @@ from basicsr.options.schema import (
     READ_BY_OTHERS,
     options_section,
 )
+from basicsr.options.specialised import specialised
 from basicsr.options.types import (
-    Belongs,
     NotYet,
     Section,
     as_dict,
@@ -33,13 +33,11 @@ from basicsr.options.types import (
     in_words,
     is_section,
     sections_by_name,
-    users_key,
 )
 from basicsr.utils.registry import did_you_mean
 
 Mistakes = dict[Key, str]
 
-_NEAR = 0.8
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 80
 _short.maxlist = _short.maxdict = 8
@@ -62,17 +60,17 @@ def check_options(opt: dict, places: Places | None = None, is_train: bool = Fals
         ValueError: Every mistake, a line each: the option, what is expected, what was found, and where.
     """
     check_filled()
-    section = _specialised(options_section(), opt, opt.get('model_type') not in OWN_MODELS)
+    section = specialised(options_section(), opt, opt.get('model_type') not in OWN_MODELS)
     checked, mistakes = _check(section, opt)
     if is_train:
         for key, message in _needed_for_training(opt):
             if not _is_known(mistakes, key):
                 mistakes[key] = f'missing; {message}'
         for label in LABELS_OF_TRAINING:
-            if _at(opt, ('compare', label)) is not None:
+            if value_at(opt, ('compare', label)) is not None:
                 mistakes['compare', label] = 'is a row of its own at the end of a training; choose another label'
     _raise(mistakes, places or {})
-    return checked, [_line(key, message, places or {}) for key, message in _warnings(section, opt, is_train)]
+    return checked, [_line(key, message, places or {}) for key, message in doubts(section, opt, is_train)]
 
 
 def check_section(section: type[Section], written: Any, path: str) -> Section:
@@ -81,7 +79,7 @@ def check_section(section: type[Section], written: Any, path: str) -> Section:
     Raises:
         ValueError: As `check_options`.
     """
-    section = _specialised(section, written, users=False)
+    section = specialised(section, written, users=False)
     checked, mistakes = _check(section, written)
     _raise({(*path.split('.'), *key): message for key, message in mistakes.items()}, {})
     return section.model_validate(checked)
@@ -98,77 +96,6 @@ def _line(key: Key, message: str, places: Places) -> str:
     place = place_of(places, key)
     line = f'{".".join(map(str, key))}: {message}' + (f' [{place}]' if place else '')
     return line.replace('\n', '\\n')
-
-
-def _specialised(section: type[Section], written: Any, users: bool) -> type[Section]:
-    """`section` as it is for what was written: `type:` sections have the arguments of the class that they choose.
-
-    Args:
-        section: A section of the schema.
-        written: What stands there, of any type.
-        users: Whether a model of users reads it, which may know more keys. So may a class that is not known at all:
-            that it is unknown is the one mistake.
-    """
-    if not isinstance(written, dict):
-        return section
-    if section.choice:
-        return section_for(section.choice, written)
-    changed = {}
-    for key, (name, field) in fields_of(section).items():
-        items = sections_by_name(field.annotation)
-        below = written.get(key)
-        if items and isinstance(below, dict):
-            kind = _named_sections(items, below, users)
-        elif is_section(field.annotation):
-            kind = _specialised(field.annotation, below, users)
-        else:
-            continue
-        if kind is not field.annotation:
-            changed[name] = (kind, copy.copy(field))  # pydantic 2.5 would change the schema's own
-    base = _opened(section) if users and section.open_to_users else section
-    if base is not section:
-        changed.update(_users_fields(section, written))
-    return create_model(section.__name__, __base__=base, **changed) if changed else base
-
-
-def _users_fields(section: type[Section], written: dict) -> dict[str, Any]:
-    """Fields for what was written of the keys that models of users usually read.
-
-    Sections whose `type` says nothing here are left to the model.
-    """
-    fields = {}
-    for index, (key, below) in enumerate(written.items()):
-        known = None if field_called(section, key) else users_key(section, key)
-        if known is None:
-            continue
-        kind, description = known
-        if is_section(kind):
-            name = below.get('type') if isinstance(below, dict) else None
-            if find(kind.choice, name) is None:
-                continue
-            kind = section_for(kind.choice, below)
-        fields[f'users_{index}'] = (kind, Field(None, alias=key, description=description))
-    return fields
-
-
-def _named_sections(items: type[Section], written: dict, users: bool) -> type[Section]:
-    """A section with one of `items` for each name that was written."""
-    fields = {}
-    for index, (name, below) in enumerate(written.items()):
-        if isinstance(name, str):
-            fields[f'section_{index}'] = (_specialised(items, below, users), Field(..., alias=name))
-    return create_model('Sections', __base__=Section, **fields)
-
-
-@functools.cache
-def _opened(section: type[Section]) -> type[Section]:
-    opened = type(section.__name__, (section,), {'model_config': {'extra': 'allow'}, '__module__': section.__module__})
-    field = section.model_fields.get('network_g')
-    if field is None:
-        return opened
-    # A model of users may have networks by other names alone.
-    own = (field.annotation, Field(None, description=field.description))
-    return create_model(section.__name__, __base__=opened, __doc__=section.__doc__, network_g=own)
 
 
 def _check(section: type[Section], written: Any) -> tuple[dict, Mistakes]:
@@ -230,7 +157,7 @@ def _translated(error: ValidationError, section: type[Section], written: dict) -
     """The mistakes that pydantic found, in this project's words."""
     for detail in error.errors(include_url=False):
         key, parent, field = _locate(section, detail['loc'])
-        value, kind = _at(written, key), detail['type']
+        value, kind = value_at(written, key), detail['type']
         if kind == 'invalid_key':  # pydantic has made text of it
             continue
         if field is None:
@@ -310,75 +237,9 @@ def _needed_for_training(opt: dict) -> Iterator[tuple[Key, str]]:
     needed = dict(NEEDED_FOR_TRAINING)
     if opt.get('model_type') in OWN_MODELS:
         needed.update(NEEDED_BY_OWN_MODELS)
+    if value_at(opt, ('train', 'perceptual_opt')) is not None:
+        needed.pop('train.pixel_opt', None)
     needed.update(strategies.needed(opt))
     for path, message in needed.items():
-        if _at(opt, tuple(path.split('.'))) is None:
+        if value_at(opt, tuple(path.split('.'))) is None:
             yield tuple(path.split('.')), message
-
-
-def _validation_sets(opt: dict) -> list[str]:
-    return [name for name in _at(opt, ('datasets',)) or {} if str(name).split('_')[0] == 'val']
-
-
-def _at(opt: Any, key: Key) -> Any:
-    for part in key:
-        opt = opt.get(part) if isinstance(opt, dict) else None
-    return opt
-
-
-def _warnings(section: type[Section], opt: dict, is_train: bool) -> Iterator[tuple[Key, str]]:
-    """What is allowed, and probably not what was meant."""
-    if is_train:
-        yield from _without_effect(opt)
-    yield from _doubtful(section, opt, ())
-    yield from _unchecked_datasets(opt)
-
-
-def _unchecked_datasets(opt: dict) -> Iterator[tuple[Key, str]]:
-    """For each class that takes its whole section, the data sets that it makes; none of them is checked."""
-    sections: dict[str, list[str]] = {}
-    for phase, section in opt['datasets'].items():
-        if takes_whole_section(find('dataset', section['type'])):
-            sections.setdefault(section['type'], []).append(phase)
-    for name, (first, *others) in sections.items():
-        also = f' (and {", ".join(f"datasets.{phase}" for phase in others)})' if others else ''
-        reason = f'{name} takes its whole section as `opt`, so that misspelt keys go unnoticed'
-        yield ('datasets', first), f'not checked beyond what every data set has{also}: {reason}'
-
-
-def _without_effect(opt: dict) -> Iterator[tuple[Key, str]]:
-    """Training keys that have no effect without others."""
-    every = _at(opt, ('val', 'val_freq'))
-    if _at(opt, ('logger', 'save_best')) and not (every and _validation_sets(opt)):
-        missing = 'datasets.val' if every else 'val.val_freq'
-        yield ('logger', 'save_best'), f'without effect: nothing is validated without {missing}'
-    if _at(opt, ('logger', 'keep_checkpoints')) and not _at(opt, ('logger', 'save_checkpoint_freq')):
-        yield ('logger', 'keep_checkpoints'), 'without effect: no checkpoints are made without save_checkpoint_freq'
-    for path, message in strategies.without_effect(opt):
-        yield tuple(path.split('.')), message
-
-
-def _doubtful(section: type[Section], written: dict, above: Key) -> Iterator[tuple[Key, str]]:
-    """Keys that are read by nothing, or that only a user's class can know and are almost those that everybody knows."""
-    fields = fields_of(section)
-    for key, value in written.items():
-        if key in fields:
-            field = fields[key][1]
-            for data in field.metadata:
-                if isinstance(data, Belongs):
-                    yield (*above, key), f'ignored here; it belongs to {data.to}'
-            if is_section(field.annotation) and isinstance(value, dict):
-                yield from _doubtful(field.annotation, value, (*above, key))
-        elif known := users_key(section, key):
-            yield from _unknown_type(known[0], value, (*above, key))
-        elif not issubclass(section, Chosen) and (near := did_you_mean(key, fields, _NEAR)) != '.':
-            yield (*above, key), f'read by nothing here{near}'
-
-
-def _unknown_type(kind: Any, value: Any, key: Key) -> Iterator[tuple[Key, str]]:
-    """A `type` that is registered nowhere, where a model of a user may yet know what it means."""
-    name = value.get('type') if isinstance(value, dict) and is_section(kind) else None
-    if isinstance(name, str) and find(kind.choice, name) is None:
-        known = CHOICES[kind.choice]
-        near = did_you_mean(name, known.registry.keys()).rstrip('.')
-        yield (*key, 'type'), f'{name!r} is no {known.word} that is known here{near}'

@@ -244,3 +244,10 @@ def override(opt: dict, assignments: Iterable[str], places: Places | None = None
 def place_of(places: Places, key: Key) -> str:
     """Where the value at `key` was written, or else its nearest parent; '' if unknown."""
     return next((places[key[:end]] for end in range(len(key), -1, -1) if key[:end] in places), '')
+
+
+def value_at(opt: Any, key: Key) -> Any:
+    """The value at `key`, or None where there is none, or something on the way is no section."""
+    for part in key:
+        opt = opt.get(part) if isinstance(opt, dict) else None
+    return opt

@@ -156,7 +156,7 @@ def train(folder, file, *arguments, killed_at=None, monkeypatch=None):
     if killed_at is None:
         train_pipeline(str(folder), args)
         return
-    step_is_done = basicsr.train._Progress.step_is_done
+    step_is_done = basicsr.runs.progress.Progress.step_is_done
 
     def die(self, epoch, current_iter, model):
         step_is_done(self, epoch, current_iter, model)
@@ -164,7 +164,7 @@ def train(folder, file, *arguments, killed_at=None, monkeypatch=None):
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(basicsr.train._Progress, 'step_is_done', die)
+        patch.setattr(basicsr.runs.progress.Progress, 'step_is_done', die)
         with pytest.raises(Killed):
             train_pipeline(str(folder), args)
 

@@ -413,6 +413,13 @@ def test_training_needs_more_than_testing(file):
     assert 'datasets.train.' not in text, 'what a missing section lacks goes without saying'
 
 
+def test_a_loss_on_features_may_stand_alone(file):
+    features = ['train.perceptual_opt={type: L1Loss}']
+    opt, _ = parse(file, True, ['train.pixel_opt=null', *features])
+    assert 'perceptual_opt' in opt['train'] and not opt['train'].get('pixel_opt')
+    assert 'train.pixel_opt: missing; training needs a loss' in mistakes(file, True, ['train.pixel_opt=null'])
+
+
 @pytest.mark.parametrize('model_type', ['LDTModel', 'MambaIRModel', 'SRModel', 'SwinIRModel'])
 def test_train_ldt_belongs_to_every_model(file, logged, model_type):
     parse(file, True, ['train.ldt.exchange_every=5', f'model_type={model_type}'])

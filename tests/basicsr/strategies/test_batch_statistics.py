@@ -190,7 +190,10 @@ def test_they_are_computed_once_for_each_version():
 
 @pytest.mark.parametrize('norm', [nn.Identity(), nn.BatchNorm2d(4, track_running_stats=False), nn.InstanceNorm2d(4)])
 def test_networks_without_running_statistics_need_no_batches(norm):
-    BatchStatistics(run, lambda: None).put_into(network(norm), 0)
+    net = network(norm)
+    before = copy.deepcopy(net.state_dict())
+    BatchStatistics(run, lambda: pytest.fail('there is nothing to compute')).put_into(net, 0)
+    torch.testing.assert_close(dict(net.state_dict()), dict(before), rtol=0, atol=0)
 
 
 def test_without_batches_there_are_none():
