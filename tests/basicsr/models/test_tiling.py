@@ -1,11 +1,12 @@
-"""Tiles that fade into each other, and tiles that become smaller where memory runs out."""
+"""Tiles that fade into each other or become smaller where memory runs out, and inputs that fit the network."""
 
 import pytest
 import torch
 from torch import nn
 
+from basicsr.archs.traits import Traits
 from basicsr.models.mambair_model import MambaIRModel
-from basicsr.models.tiling import Tiling, tiled
+from basicsr.models.tiling import Tiling, fitted, tiled
 from basicsr.utils.registry import ARCH_REGISTRY
 
 SIZES = [(20, 26), (23, 31), (7, 50), (64, 64)]
@@ -125,3 +126,21 @@ def test_a_model_keeps_the_smaller_tile_around_its_ensemble(monkeypatch):
         torch.testing.assert_close(model.output, nn.functional.interpolate(lq, scale_factor=2))
     assert (model.tiling.tile, model.tiling.mode) == (37, 'blended')
     assert sum(height * width > 40 * 40 for height, width in model.net_g.seen) == 2, 'two tries failed in two pictures'
+
+
+@pytest.mark.parametrize('values', [(0.0, 1.0), (0.0, 255.0), (-1.0, 1.0)])
+@pytest.mark.parametrize(('height', 'width'), [(5, 7), (8, 8), (1, 13)])
+def test_a_network_gets_sizes_and_values_that_it_takes(values, height, width):
+    traits, seen = Traits(size_multiple=4, smallest_side=8, square=True, pixel_range=values), []
+
+    def network(x):
+        seen.append(x)
+        return torch.nn.functional.interpolate(x, scale_factor=2)
+
+    lq = rand(2, 3, height, width)
+    output = fitted(network, traits, lq, scale=2)
+    assert torch.allclose(output, torch.nn.functional.interpolate(lq, scale_factor=2), atol=1e-6)
+    side = 16 if width == 13 else 8
+    assert seen[0].shape == (2, 3, side, side)
+    low, high = values
+    assert torch.allclose(seen[0][..., :height, :width], lq * (high - low) + low, atol=1e-5 * (high - low))
