@@ -32,6 +32,18 @@ BATCH = ('lq', 'gt', 'output')
 """Attributes that hold the batch in hand, and what was made of it."""
 
 
+def picture_name(path: str) -> str:
+    """The name of a picture's results: that of its file, or key in an LMDB, without folders and extension.
+
+    Raises:
+        ValueError: It names no file, and its results would lie elsewhere.
+    """
+    name = os.path.splitext(os.path.basename(path))[0]
+    if name in ('', '.', '..') or '\0' in name:
+        raise ValueError(f'the data set calls a picture {path!r}, a name that its results cannot have; rename it')
+    return name
+
+
 class PictureModel(BaseModel):
     """A model that makes a picture of a picture: `feed_data` takes one, `test` fills `output`.
 
@@ -134,7 +146,7 @@ class PictureModel(BaseModel):
         with ThreadPoolExecutor(1, initializer=on_this_gpu) as pool:
             for val_data in pictures:
                 end_if_broken_off()
-                img_name = os.path.splitext(os.path.basename(val_data['lq_path'][0]))[0]
+                img_name = picture_name(val_data['lq_path'][0])
                 seen[img_name] += 1
                 if seen[img_name] > 1:  # of another folder of the data set
                     img_name = f'{img_name} ({seen[img_name]})'

@@ -16,7 +16,7 @@ import torch
 from pydantic import AfterValidator, ConfigDict, Field, create_model
 
 import ldt
-from basicsr.options.types import List, Real, Said, Section, Whole, fields_of, option
+from basicsr.options.types import FolderName, List, Real, Said, Section, Whole, fields_of, option
 from basicsr.utils.registry import (
     ARCH_REGISTRY,
     DATASET_REGISTRY,
@@ -84,7 +84,7 @@ class AnyOptimizer(Section):
 class AnyDataset(Section):
     """Keys that the loader and the pipeline read in addition to a data set's own arguments."""
 
-    name: str = option(None, 'Its name in tables and folders. Default: the name of the section.')
+    name: FolderName = option(None, 'Its name in tables and folders. Default: the name of the section.')
     use_shuffle: bool = option(True, 'Training: shuffle, unless a sampler does.')
     batch_size_per_gpu: Whole(1) = option(None, 'Training: samples per batch in each process.')
     num_worker_per_gpu: Whole(0) = option(None, 'Loading processes per training process.')

@@ -12,11 +12,11 @@ import functools
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, create_model
+from pydantic import create_model
 
 from basicsr.options.choices import NameOf, chosen_section, find, is_needed, takes_whole_section
 from basicsr.options.strategies import mistakes, train_options, with_strategies
-from basicsr.options.types import Belongs, List, Real, Section, Whole, option
+from basicsr.options.types import Belongs, FolderName, List, NamePart, Real, Section, Whole, name_fault, option
 from basicsr.utils.registry import STRATEGY_REGISTRY
 
 OWN_MODELS = ('SRModel', 'SwinIRModel', 'MambaIRModel', 'LDTModel')
@@ -28,15 +28,6 @@ Loss = chosen_section('loss')
 Metric = chosen_section('metric')
 Optimizer = chosen_section('optimizer')
 Scheduler = chosen_section('scheduler')
-
-
-def _folder_name(name: str) -> str:
-    if '/' in name or '\\' in name or '\0' in name or name in ('', '.', '..') or len(name) > 200:
-        raise ValueError(f'names a folder, so it cannot hold a slash, be empty or longer than 200 letters: {name!r}')
-    return name
-
-
-FolderName = Annotated[str, AfterValidator(_folder_name)]
 
 
 class Path(Section):
@@ -125,7 +116,7 @@ class Val(Section):
 
     val_freq: Whole(1) = option(None, 'Training: iterations between validations. Default: no validation.')
     save_img: bool = option(False, "Save the network's output pictures.")
-    suffix: str = option(None, "Testing: suffix of the saved pictures' names. Default: name.")
+    suffix: NamePart = option(None, "Testing: suffix of the saved pictures' names. Default: name.")
     metrics: dict[str, Metric] = option(None, 'Metrics to compute, by name.')
     tile_size: Whole(0) = option(200, 'Approximate side of the tiles for large pictures, in pixels of lq; 0: no tiles.')
     tile_overlap: Real(least=0, below=1) = option(0.1, 'Margin of a tile, as a fraction of its side.')
@@ -143,6 +134,9 @@ class Val(Section):
     def rules(cls, given: dict[str, Any]) -> Iterator[tuple[str, str]]:
         if given.get('patchwise_testing') and given.get('tile_size') == 0:
             yield 'tile_size', 'must be above 0 for patchwise_testing; drop one of them'
+        for metric in given.get('metrics') or {}:
+            if fault := name_fault(metric):
+                yield f'metrics.{metric}', fault
 
 
 class Wandb(Section):
@@ -224,6 +218,8 @@ class Options(Section):
             kind = phase.split('_')[0]
             if kind not in ('train', 'val', 'test') or (kind == 'train' and phase != 'train'):
                 yield f'datasets.{phase}', 'data sets are called train, val, val_<more>, test or test_<more>'
+            elif fault := name_fault(phase):
+                yield f'datasets.{phase}', fault
             name = dataset.get('name') or phase
             if kind != 'train' and names.setdefault((kind, name), phase) != phase:
                 yield f'datasets.{phase}.name', f'two {kind} sets are called {name!r}'
@@ -233,8 +229,10 @@ class Options(Section):
             known = ', '.join(map(str, metrics)) or 'there are none'
             yield 'logger.save_best', f'{best!r} is none of val.metrics: {known}'
         for label in given.get('compare') or {}:
-            if '/' in label or label == given.get('name'):
-                yield f'compare.{label}', 'is a label in tables and file names: no slash, and not the name of the test'
+            if label == given.get('name'):
+                yield f'compare.{label}', 'is a label in tables and file names: not the name of the test'
+            elif fault := name_fault(label):
+                yield f'compare.{label}', fault
         if given.get('train'):
             for key, message in mistakes(train_options(given)):
                 yield f'train.{key}', message

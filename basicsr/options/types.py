@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
 import annotated_types as limits
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 from pydantic.fields import FieldInfo
 
 _WORDS = {
@@ -48,6 +48,42 @@ def _limits(**values: float | None) -> list[Any]:
 def List(item: Any, least: int | None = None, most: int | None = None) -> Any:
     """Lists with a given number of items."""
     return Annotated[list[item], limits.Len(least or 0, most)] if least or most else list[item]
+
+
+_LONGEST_NAME = 200
+"""Bytes; file systems allow 255, and a file's name has more parts than one."""
+
+
+def name_fault(name: str) -> str | None:
+    """Why a name cannot be part of the name of a file or folder: it would lie elsewhere, or nowhere. Else None."""
+    if '/' in name or '\\' in name:
+        return f'is part of the names of files and folders, so it cannot hold a slash: {name!r}'
+    if not name.isprintable():
+        return f'is part of the names of files and folders, so it cannot hold control characters: {name!r}'
+    if not 0 < len(name.encode()) <= _LONGEST_NAME:
+        length = f'longer than {_LONGEST_NAME} bytes' if name else 'empty'
+        return f'is part of the names of files and folders, so it cannot be {length}: {name[:40]!r}'
+    return None
+
+
+def _name_part(name: str) -> str:
+    if name and (fault := name_fault(name)):
+        raise ValueError(fault)
+    return name
+
+
+def _folder_name(name: str) -> str:
+    if fault := name_fault(name):
+        raise ValueError(fault.replace('is part of the names of files and folders', 'names a folder'))
+    if name.strip() in ('', '.', '..'):
+        raise ValueError(f'names a folder, so it cannot be blank or dots: {name!r}')
+    return name
+
+
+NamePart = Annotated[str, AfterValidator(_name_part)]
+"""Part of the name of a file; it may be empty."""
+FolderName = Annotated[str, AfterValidator(_folder_name)]
+"""Name of a folder."""
 
 
 @dataclass(frozen=True)

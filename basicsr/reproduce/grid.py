@@ -14,8 +14,7 @@ from typing import Any, Literal
 from basicsr.options.check import check_options, check_section
 from basicsr.options.file import load_options, merge, override, yaml_load
 from basicsr.options.resolve import import_modules_of, missing_data, resolve_datasets
-from basicsr.options.schema import FolderName
-from basicsr.options.types import List, Section, Whole, option
+from basicsr.options.types import FolderName, List, NamePart, Section, Whole, option
 from basicsr.runs.user_modules import import_user_modules, on_command_line
 from basicsr.utils.registry import did_you_mean
 
@@ -49,7 +48,7 @@ class GridSection(Section):
     seeds: List(Whole(0), 1) = option([0, 1, 2], 'Seeds; each variant runs with each.')
     baseline: str = option(None, 'Variant to compare the others with. Default: the first.')
     variants: dict[str, Any] = option(..., 'The changes that each variant makes to the base, by label.')
-    axis: str = option(None, 'Name of the quantity whose values are the labels, for a plot against it.')
+    axis: NamePart = option(None, 'Name of the quantity whose values are the labels, for a plot against it.')
     set: dict[str, Any] = option(None, 'Changes to the base that all variants share.')
 
 

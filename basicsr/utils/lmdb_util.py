@@ -89,6 +89,9 @@ def lmdb_keys(folder: str | Path, option: str) -> list[str]:
     keys = [os.path.splitext(line.rsplit(' (', 1)[0])[0] for line in lines if line]
     if not keys:
         raise ValueError(f'{option}: {str(path)!r} names no pictures')
+    odd = [key for key in keys if '\0' in key or os.path.basename(key) in ('', '.', '..')]
+    if odd:
+        raise ValueError(f'{option}: {str(path)!r} has the key {odd[0]!r}, after which no file can be named; mend it')
     return keys
 
 

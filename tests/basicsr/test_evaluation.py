@@ -1,6 +1,7 @@
 """`basicsr/test.py` on several domains and networks, in this process."""
 
 import logging
+import shutil
 import threading
 from pathlib import Path
 from typing import ClassVar
@@ -16,7 +17,7 @@ from basicsr.data.prefetch_dataloader import read_ahead
 from basicsr.evaluation import build_networks
 from basicsr.metrics import calculate_metric
 from basicsr.models import build_model
-from basicsr.models.picture_model import PictureModel
+from basicsr.models.picture_model import PictureModel, picture_name
 from basicsr.results.scores import Results
 from basicsr.runs.command_line import make_parser
 from basicsr.test import test_pipeline as run_test
@@ -111,7 +112,7 @@ def test_self_ensemble(folder):
     ('arguments', 'message'),
     [
         (['--compare', 'other'], r'--compare other: write it as label=checkpoint, or bicubic'),
-        (['--compare', 'a/b=second.pth'], r'compare.a/b: is a label'),
+        (['--compare', 'a/b=second.pth'], r'compare.a/b: is part of the names of files .* cannot hold a slash'),
         (['--compare', 'trial=second.pth'], r'compare.trial: is a label .* not the name of the test'),
         (['--compare', 'other=absent.pth'], r'compare.other.pretrain_network_g: .*absent.pth'),
         (['--compare', 'other=test.yml'], r'compare\.other\.pretrain_network_g: .*test\.yml is no'),
@@ -205,3 +206,29 @@ def test_reading_ahead_stops_with_the_reader():
     assert next(reader) == 1
     with pytest.raises(ValueError, match='no picture'):
         next(reader)
+
+
+def test_pictures_that_a_list_names_outside_its_folder_have_their_results_inside(folder):
+    """`../far/HR/0.png` in a list is read where it lies; what the network makes of it goes to the results alone."""
+    (folder / 'list.txt').write_text('../../far/HR/0.png\n1.png\n')
+    shutil.copytree(folder / 'near/LR', folder / 'near/deep/LR')
+    before = {path for path in folder.rglob('*') if path.is_file()}
+    changes = (
+        'datasets.test_near.meta_info_file=list.txt',
+        'datasets.test_near.dataroot_lq=near/deep/LR',
+        'datasets.test_far=~',
+        'val.save_img=true',
+    )
+    results = results_of(folder, '--set', *changes)
+    assert list(results.domains['near']['images']) == ['0', '1']
+    pictures = folder / 'results/trial/visualization/near'
+    assert sorted(path.name for path in pictures.iterdir()) == ['0_trial.png', '1_trial.png']
+    new = {path for path in folder.rglob('*') if path.is_file()} - before
+    assert all(path.is_relative_to(folder / 'results/trial') for path in new)
+
+
+@pytest.mark.parametrize('path', ['..', 'a/..', '.', '', 'a/', '/', 'a\0.png'])
+def test_pictures_without_a_name_for_their_results(path):
+    with pytest.raises(ValueError, match=r'the data set calls a picture .*rename it'):
+        picture_name(path)
+    assert picture_name('../a/b.v1.png') == 'b.v1' and picture_name('x.lmdb/sub/k') == 'k'

@@ -1,5 +1,6 @@
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -223,3 +224,13 @@ def test_an_absent_package_is_named(root, monkeypatch):
     monkeypatch.setitem(sys.modules, 'lmdb', None)
     with pytest.raises(ImportError, match=r'pip install "layer-decomposition-training\[lmdb\]"'):
         build_dataset(section(root, 'lmdb'))
+
+
+@pytest.mark.parametrize('key', ['..', 'a/../..', 'a/', '/', '.'])
+def test_keys_that_lead_outside_are_refused(root, tmp_path, key):
+    """A result is called by the last part of its key."""
+    shutil.copytree(root / 'gt.lmdb', tmp_path / 'gt.lmdb')
+    with open(tmp_path / 'gt.lmdb' / 'meta_info.txt', 'a') as file:
+        file.write(f'{key} (24,32,3) 1\n')
+    with pytest.raises(ValueError, match=r"dataroot_gt: .*meta_info.txt' has the key .*mend it"):
+        lmdb_keys(tmp_path / 'gt.lmdb', 'dataroot_gt')
