@@ -41,7 +41,7 @@ from basicsr.options.resolve import (
 )
 from basicsr.rehearsal import build, rehearse, rehearse_untrained
 from basicsr.runs.checkpoint import prune_checkpoints
-from basicsr.runs.command_line import make_parser, run_from_command_line
+from basicsr.runs.command_line import add_note, make_parser, run_from_command_line
 from basicsr.runs.progress import Progress
 from basicsr.runs.resume import (
     batches_done,
@@ -264,10 +264,29 @@ class _Run:
                 self.epoch, self.batches = self.epoch + 1, 0
 
     def _rest_of_the_epoch(self) -> Iterator[Any]:
+        batch = self._between_steps(self._first_batch)
+        while batch is not None:
+            yield batch
+            batch = self._between_steps(self.prefetcher.next) if self.current_iter < self.total_iters else None
+
+    def _first_batch(self) -> Any:
         self.sampler.set_epoch(self.epoch, self.batches * self.batch_size)
         self.prefetcher.reset()
-        while self.current_iter < self.total_iters and (batch := self.prefetcher.next()) is not None:
-            yield batch
+        return self.prefetcher.next()
+
+    def _between_steps(self, do: Callable[[], Any]) -> Any:
+        """What `do` returns. Where it fails, the run is saved as the last step left it; the error tells."""
+        try:
+            return do()
+        except Exception as error:
+            if self.opt['world_size'] > 1:  # the others are in the midst of a step
+                end = 'Nothing was saved; --auto_resume goes on from the newest training state'
+            elif self.save():
+                end = f'Saved at iteration {self.current_iter}; --auto_resume goes on from there'
+            else:
+                end = f'Could NOT be saved at iteration {self.current_iter}; the newest training state is an older one'
+            add_note(error, end)
+            raise
 
     def _train_step(self, batch: Any) -> None:
         try:
@@ -298,17 +317,11 @@ class _Run:
 
     def _validate(self, signals: StopSignals) -> None:
         """Validate on every set; keep the network as `net_g_best.pth` where the metric's mean is the best so far."""
-        model, opt, results = self.model, self.opt, []
-        before = copy.deepcopy(model.best_metric_results)
+        model, opt = self.model, self.opt
         with signals.breaking_off():
-            for val_loader in self.val_loaders:
-                save_img = (opt.get('val') or {}).get('save_img', False)
-                vars(model).pop('metric_results', None)  # of the set before
-                model.validation(val_loader, self.current_iter, model.tb_logger, save_img)
-                results.append(dict(getattr(model, 'metric_results', {})))
+            results = self._between_steps(self._validation_results)
             self.validated = True
         if not self.validated:
-            model.best_metric_results = before
             return
         metric = opt['logger'].get('save_best')
         results = broadcast(results)  # models of users may have them in the first process alone
@@ -320,6 +333,21 @@ class _Run:
             if model.best_metric_results[_MEAN][metric]['iter'] == self.current_iter:
                 self._try_to_save(lambda: model.save_weights('best'))
         model.after_validation(self.current_iter)
+
+    def _validation_results(self) -> list[dict[str, float]]:
+        """The means of each validation set; a validation that does not reach its end leaves no best results."""
+        model, results = self.model, []
+        before = copy.deepcopy(model.best_metric_results)
+        try:
+            for val_loader in self.val_loaders:
+                save_img = (self.opt.get('val') or {}).get('save_img', False)
+                vars(model).pop('metric_results', None)  # of the set before
+                model.validation(val_loader, self.current_iter, model.tb_logger, save_img)
+                results.append(dict(getattr(model, 'metric_results', {})))
+        except BaseException:
+            model.best_metric_results = before
+            raise
+        return results
 
     def save(self) -> bool:
         """Save weights and training state; a full disk is logged, and the run goes on. Returns whether it was saved."""

@@ -105,6 +105,11 @@ def make_parser(is_train: bool) -> argparse.ArgumentParser:
     return parser
 
 
+def add_note(error: BaseException, note: str) -> None:
+    """Add a line to what `run_from_command_line` says of an error; `BaseException.add_note` of Python 3.11."""
+    error.__notes__ = [*getattr(error, '__notes__', []), note]
+
+
 def run_from_command_line(run: Callable[[], None], debug: bool = False, goes_on: str = _GOES_ON) -> None:
     """Call `run` and turn errors into a one-line message and an exit code.
 
@@ -130,7 +135,7 @@ def run_from_command_line(run: Callable[[], None], debug: bool = False, goes_on:
         text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
         if 'Original Traceback' in text:  # from a data loader worker: its last paragraph is the message
             text = re.split(r'\n\w*Error: ', text)[-1].strip()
-        sys.stderr.write(f'error: {text}\n(--debug shows where)\n')
+        sys.stderr.write('\n'.join([f'error: {text}', *getattr(error, '__notes__', []), '(--debug shows where)\n']))
         sys.exit(2)
     except RuntimeError as error:
         code, message = _explain(error)
