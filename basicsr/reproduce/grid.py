@@ -9,14 +9,15 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from basicsr.options.check import check_options, check_section
-from basicsr.options.file import load_options, merge, override, yaml_load
+from basicsr.options.check import check_options
+from basicsr.options.file import merge, override, value_at, yaml_load
 from basicsr.options.resolve import import_modules_of, missing_data, resolve_datasets
-from basicsr.options.types import FolderName, List, NamePart, Section, Whole, option
+from basicsr.reproduce.grid_file import GridSection, check_changes, grid_section
 from basicsr.runs.user_modules import import_user_modules, on_command_line
-from basicsr.utils.registry import did_you_mean
+
+__all__ = ['Cell', 'Grid', 'GridSection', 'check_comparable', 'differences', 'grid_section', 'read_grid']
 
 ROOT = Path(__file__).resolve().parents[2]
 """The project's folder, to which paths in option files are relative."""
@@ -25,31 +26,6 @@ BICUBIC, BEFORE = 'bicubic', 'pre-trained'
 _FREE = ('num_gpu', 'data_hint', 'logger.print_freq', 'logger.use_tb_logger', 'logger.wandb', 'logger.keep_checkpoints')
 """Options that do not affect results, and so may differ when a cell is reused."""
 _CHECKPOINTS = 10
-
-
-class CamerasSection(Section):
-    """cameras"""
-
-    source: str = option(None, 'The camera to train on: a folder in the data.')
-    selection: Whole(1) = option(10, "Number of the source camera's pictures that select the best network.")
-
-
-class GridSection(Section):
-    """A grid file."""
-
-    name: FolderName = option(..., 'Name of the grid and of its folder.')
-    title: str = option(None, 'Heading of the tables.')
-    base: str = option(..., 'Option file that every variant is based on, relative to the grid file.')
-    pretrain: str = option(None, 'Option file that is trained once, before all others, and that they start from.')
-    cameras: CamerasSection = option(
-        None, 'Use the data of --data, folders <camera>/{LR,HR}, instead of that of the base.'
-    )
-    kind: Literal['quality', 'cost'] = option('quality', 'quality trains and tests; cost measures steps.')
-    seeds: List(Whole(0), 1) = option([0, 1, 2], 'Seeds; each variant runs with each.')
-    baseline: str = option(None, 'Variant to compare the others with. Default: the first.')
-    variants: dict[str, Any] = option(..., 'The changes that each variant makes to the base, by label.')
-    axis: NamePart = option(None, 'Name of the quantity whose values are the labels, for a plot against it.')
-    set: dict[str, Any] = option(None, 'Changes to the base that all variants share.')
 
 
 @dataclass(frozen=True)
@@ -126,22 +102,6 @@ class Grid:
     folder: Path
 
 
-def grid_section(path: Path, name: str | None = None) -> tuple[GridSection, Path]:
-    """(the contents of the grid file, its base file); `name` replaces the file's own.
-
-    Raises:
-        FileNotFoundError, ValueError: There is no such file, or it has mistakes, all of which are named.
-    """
-    written, _ = load_options(path)
-    if name is not None:
-        written['name'] = name
-    section = check_section(GridSection, written, path.stem)
-    if section.baseline and section.baseline not in section.variants:
-        known = did_you_mean(section.baseline, section.variants)
-        raise ValueError(f'{path}: baseline: no variant is called {section.baseline!r}{known}')
-    return section, (path.parent / section.base).resolve()
-
-
 def read_grid(
     path: Path,
     section: GridSection,
@@ -167,25 +127,64 @@ def read_grid(
             every cell.
     """
     changes, more = list(changes), _more_imports(imports)
+    check_changes(changes)
+    seeds = section.seeds if seeds is None else list(seeds)
+    if twice := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
+        raise ValueError(f'{path}: seeds: each runs once, and {twice[0]} is there twice')
     base = merge(yaml_load((path.parent / section.base).resolve()), copy.deepcopy(section.set or {}))
     base = merge(base, more)
-    pretraining = _pretraining(section, path, folder, changes, datasets, more)
-    mistakes, cells = [], []
+    pretraining, cells, mistakes = None, [], {}
+    try:
+        pretraining = _pretraining(section, path, folder, changes, datasets, more)
+    except ValueError as error:
+        mistakes[str(error)] = [f'pretrain ({section.pretrain})']
     for label, own in section.variants.items():
         opt = merge(base, copy.deepcopy(own or {}))
         try:
-            chosen = section.seeds if seeds is None else seeds
-            cells += [_cell(label, seed, opt, folder, changes, datasets, pretraining) for seed in chosen]
+            cells += [_cell(label, seed, opt, folder, changes, datasets, section) for seed in seeds]
         except ValueError as error:
-            mistakes.append(f'{label}: {error}')
-    names = [cell.name for cell in cells]
-    mistakes += [f'two cells would have the files {name}' for name in sorted({n for n in names if names.count(n) > 1})]
-    if mistakes:
-        raise ValueError(f'{path}:\n' + '\n'.join(mistakes))
+            mistakes.setdefault(str(error), []).append(label)
+    lines = [f'{", ".join(labels)}: {message}' for message, labels in mistakes.items()]
+    lines += [] if mistakes else _same_files(cells)
+    if lines:
+        raise ValueError(f'{path}:\n' + '\n'.join(lines))
     return Grid(
         section.name, section.title or section.name, section.kind, section.baseline or next(iter(section.variants)),
         section.axis, list(section.variants), cells, pretraining, _reference(cells[0]), folder,
     )  # fmt: skip
+
+
+def _same_files(cells: list[Cell]) -> Iterator[str]:
+    """Labels that differ only in signs that file names lack."""
+    labels: dict[str, list[str]] = {}
+    for cell in cells:
+        labels.setdefault(cell.name, []).append(repr(cell.variant))
+    for name, own in labels.items():
+        if len(own) > 1:
+            yield f'two cells would have the files {name}: rename one of {" and ".join(own)}'
+
+
+def check_comparable(grid: Grid) -> None:
+    """Raise a ValueError where there would be nothing to tabulate, or nothing to compare."""
+    mistakes, first = [], grid.cells[0]
+    if not first.test['datasets']:
+        mistakes.append('datasets: a grid needs test sets, test_<name>, on which its variants are compared')
+    if not _tests(first)[1]:
+        mistakes.append('val.metrics: missing; the variants are compared by them')
+    mistakes += [
+        f'{cell.variant}: has other test sets, or val.metrics, than {first.variant}; variants are compared by the same '
+        'metrics on the same pictures'
+        for cell in grid.cells
+        if cell.seed == first.seed and _tests(cell) != _tests(first)
+    ]
+    if mistakes:
+        raise ValueError(f'{grid.name}: ' + '\n'.join(mistakes))
+
+
+def _tests(cell: Cell) -> tuple[set[str], dict]:
+    """(names of the test sets, metrics) of a cell."""
+    names = {own.get('name') or phase for phase, own in cell.test['datasets'].items()}
+    return names, (cell.test.get('val') or {}).get('metrics') or {}
 
 
 def _more_imports(imports: Iterable[str]) -> dict[str, list[str]]:
@@ -195,16 +194,15 @@ def _more_imports(imports: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _cell(
-    label: str, seed: int, opt: dict, folder: Path, changes: list[str], datasets: dict | None, pretraining: Cell | None
+    label: str, seed: int, opt: dict, folder: Path, changes: list[str], datasets: dict | None, section: GridSection
 ) -> Cell:
     opt = copy.deepcopy(opt)
     if datasets is not None:
-        opt['datasets'] = _with_data(opt['datasets'], datasets)
-    if pretraining:
+        opt['datasets'] = _with_data(opt.get('datasets'), datasets)
+    if section.pretrain:
         weights = folder / 'experiments' / PRETRAINING / 'models' / 'net_g_latest.pth'
-        opt['path'] = {**(opt.get('path') or {}), 'pretrain_network_g': str(weights), 'pretrain_opt': None}
-    elif (opt.get('path') or {}).get('pretrain_opt'):
-        before = opt['path']['pretrain_opt']
+        opt['path'] = _with(opt.get('path'), pretrain_network_g=str(weights), pretrain_opt=None)
+    elif before := value_at(opt, ('path', 'pretrain_opt')):
         raise ValueError(f'path.pretrain_opt: several cells would train {before}; let the grid name it as `pretrain`')
     name = f'{re.sub(r"[^0-9A-Za-z.+-]+", "_", label).strip("_")}_seed{seed}'
     return _checked(name, label, seed, opt, folder, changes)
@@ -217,18 +215,25 @@ def _pretraining(
         return None
     opt = merge(yaml_load((path.parent / section.pretrain).resolve()), more)
     if datasets is not None:
-        opt['datasets'] = _with_data({'train': opt['datasets']['train']}, {'train': datasets['pretrain']})
+        written = opt.get('datasets')
+        written = {'train': written.get('train')} if isinstance(written, dict) else written
+        opt['datasets'] = _with_data(written, {'train': datasets['pretrain']})
     shared = [text for text in changes if text.startswith(('network_g.', 'num_gpu='))]
     return _checked(PRETRAINING, PRETRAINING, opt.get('manual_seed') or 0, opt, folder, shared)
 
 
-def _with_data(written: dict, datasets: dict) -> dict:
+def _with(section: Any, **changes: Any) -> Any:
+    """A section with changes; what is none is left for the check to name."""
+    return {**(section or {}), **changes} if section is None or isinstance(section, dict) else section
+
+
+def _with_data(written: Any, datasets: dict) -> Any:
     """The data sets of a file with their pictures replaced; keys that concern training stay."""
-    kept = {'type': 'PairedImageDataset'}
+    if not (written is None or isinstance(written, dict)):
+        return written
+    written, kept = written or {}, {'type': 'PairedImageDataset'}
     return {
-        phase: {**(written.get(phase.split('_')[0]) or kept), **section}
-        if phase in ('train', 'val')
-        else {**kept, **section}
+        phase: _with((written.get(phase) if phase in ('train', 'val') else None) or kept, **section)
         for phase, section in datasets.items()
         if phase != 'pretrain'
     }
@@ -239,14 +244,14 @@ def _checked(name: str, label: str, seed: int, opt: dict, folder: Path, changes:
     import_modules_of(opt, ROOT)
     opt.update(name=name, manual_seed=seed)
     opt.pop('compare', None)  # the grid's table compares
-    opt['path'] = {**(opt.get('path') or {}), 'output_root': str(folder)}
-    total = (opt.get('train') or {}).get('total_iter')
-    logger = opt['logger'] = dict(opt.get('logger') or {})
-    if isinstance(total, int | float) and not logger.get('save_checkpoint_freq'):
-        logger['save_checkpoint_freq'] = max(1, int(total) // _CHECKPOINTS)
-    logger.setdefault('keep_checkpoints', 2)
-    opt['datasets'] = {phase: own for phase, own in opt['datasets'].items() if own is not None}
+    opt['path'] = _with(opt.get('path'), output_root=str(folder))
+    if isinstance(opt.get('datasets'), dict):
+        opt['datasets'] = {phase: own for phase, own in opt['datasets'].items() if own is not None}
     checked, _ = check_options(opt, is_train=True)
+    logger = checked['logger'] = dict(checked.get('logger') or {})
+    if not logger.get('save_checkpoint_freq'):
+        logger['save_checkpoint_freq'] = max(1, checked['train']['total_iter'] // _CHECKPOINTS)
+    logger.setdefault('keep_checkpoints', 2)
     unseen = {phase: own for phase, own in checked['datasets'].items() if phase.startswith('test')}
     train = {**checked, 'datasets': {phase: own for phase, own in checked['datasets'].items() if phase not in unseen}}
     left_out = ('train', 'logger', 'datasets', 'dist_params', 'quickstart_data')

@@ -20,11 +20,11 @@ if __name__ == '__main__':
     runpy.run_path(str(ROOT / 'basicsr' / 'runs' / 'own_copy.py'))['use_own_copy'](ROOT)
 
 import basicsr.models  # noqa: F401  registers what option files name
-from basicsr.options.file import yaml_load
+from basicsr.options.file import merge, yaml_load
 from basicsr.reproduce.cameras import prepare_cameras
 from basicsr.reproduce.cells import CellFailed, Cells
 from basicsr.reproduce.cost import measure_cost
-from basicsr.reproduce.grid import Cell, Grid, grid_section, read_grid
+from basicsr.reproduce.grid import Cell, Grid, check_comparable, grid_section, read_grid
 from basicsr.reproduce.report import write_report
 from basicsr.runs.command_line import add_import_argument, run_from_command_line
 from basicsr.utils.registry import did_you_mean
@@ -63,7 +63,12 @@ def load(args: argparse.Namespace) -> Grid:
         source = args.source or section.cameras.source
         if not args.data or not source:
             raise ValueError(f'{args.opt}: needs --data, a folder of <camera>/{{LR,HR}}, and --source, one of them')
-        prepared = (args.data.resolve(), source, section.cameras.selection, yaml_load(base)['scale'], folder / 'data')
+        scale = merge(yaml_load(base), section.set or {}).get('scale')
+        if not isinstance(scale, int) or isinstance(scale, bool) or scale < 1:
+            raise ValueError(
+                f'{base}: scale: must be a whole number of at least 1 for a grid of cameras, not {scale!r}'
+            )
+        prepared = (args.data.resolve(), source, section.cameras.selection, scale, folder / 'data')
         datasets = prepare_cameras(*prepared, write=not args.check)
     elif args.data or args.source:
         raise ValueError(f'{args.opt}: has data of its own; --data and --source belong to grids with `cameras`')
@@ -99,6 +104,8 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f'--jobs must be at least 1, not {args.jobs}')
     grid = load(args)
     wanted = asked_for(grid, args.variants)
+    if grid.kind == 'quality':
+        check_comparable(grid)
     print(f'{grid.name}: {len(grid.variants)} variants, {len(grid.cells)} cells, in {grid.folder}')
     missing = [line for cell in grid.cells[:1] for line in cell.missing() if not _is_made(grid, line)]
     if missing and not args.table and grid.kind == 'quality':

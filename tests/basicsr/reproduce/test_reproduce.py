@@ -213,10 +213,6 @@ def test_all_mistakes_of_a_grid_are_said_at_once(folder):
                 'other': {'train': {'optim_g': {'lr': -1}}},
             },
         )
-    with pytest.raises(ValueError, match=r"baseline: no variant is called 'fine'"):
-        load(folder, variants={'fine-tuning': {}}, baseline='fine')
-    with pytest.raises(ValueError, match=r'two cells would have the files a_b_seed0'):
-        load(folder, variants={'a b': {}, 'a_b': {}}, baseline=None)
     with pytest.raises(ValueError, match=r"grid.varients: unknown option; did you mean 'variants'"):
         load(folder, varients={})
 
