@@ -1,5 +1,6 @@
 """prepare_drealsr.py and prepare_realsr.py, on archives that are made here."""
 
+import json
 import os
 import re
 import runpy
@@ -395,6 +396,86 @@ def test_what_is_not_there(tmp_path, capsys):
     (damaged / 'prepared.json').write_text('{')
     prepare(archive(tmp_path / 'archive'), damaged, code=2)
     assert "prepared.json' is damaged" in capsys.readouterr().err
+
+
+def listed(output: Path, name: str, target: Path, kind: str) -> None:
+    """Enter a file, or the link, at `target` into the manifest of `output` as if it had been made by an earlier run."""
+    manifest = json.loads((output / 'prepared.json').read_text())
+    source = next(iter(manifest['files'].values()))['source']
+    if kind == 'link':
+        target.symlink_to(source)
+        manifest['files'][name] = {'source': source}
+    else:
+        target.write_bytes(b'of somebody else')
+        now = [target.stat().st_size, target.stat().st_mtime_ns]
+        manifest['files'][name] = {'source': source, 'source_state': now, 'state': now}
+    (output / 'prepared.json').write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize('kind', ['link', 'copy'])
+@pytest.mark.parametrize(
+    'name', ['../own.png', 'P/../../own.png', '{absolute}', 'P/./own.png', 'P//own.png', '', 'a\0b']
+)
+def test_a_manifest_that_leads_outside_deletes_nothing(mine, tmp_path, capsys, kind, name):
+    output, name = tmp_path / 'out', name.format(absolute=tmp_path / 'own.png')
+    prepare(mine, output)
+    listed(output, name, tmp_path / 'own.png', kind)
+    before = state(tmp_path)
+    shutil.rmtree(mine / 'train_HR')  # so that entries are removed
+    shutil.rmtree(mine / 'train_LR')
+    prepare(mine, output, code=2)
+    assert f'lists {name!r}, which is no file of that folder' in capsys.readouterr().err
+    after = state(tmp_path)
+    assert {key: after[key] for key in before if not key.startswith('archive')} == {
+        key: value for key, value in before.items() if not key.startswith('archive')
+    }
+
+
+@pytest.mark.parametrize('name', ['prepared.json', '.preparing/x.png'])
+def test_a_manifest_does_not_list_itself(mine, tmp_path, capsys, name):
+    prepare(mine, tmp_path / 'out')
+    (tmp_path / 'out' / name).parent.mkdir(exist_ok=True)
+    manifest = json.loads((tmp_path / 'out/prepared.json').read_text())
+    manifest['files'][name] = {'source': str(mine)}
+    (tmp_path / 'out/prepared.json').write_text(json.dumps(manifest))
+    prepare(mine, tmp_path / 'out', code=2)
+    assert f'lists {name!r}, which is no file of that folder' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('made_before', [True, False])
+def test_links_that_lead_outside_are_not_followed(mine, tmp_path, capsys, made_before):
+    """Neither deleting what an earlier run made nor making new files goes through a link in the folder."""
+    output, outside = tmp_path / 'out', tmp_path / 'outside'
+    if made_before:
+        prepare(mine, output)
+        shutil.move(output / 'P', outside)
+        shutil.rmtree(mine / 'train_HR')
+        shutil.rmtree(mine / 'train_LR')
+    else:
+        outside.mkdir()
+        output.mkdir()
+    (output / 'P').symlink_to(outside)
+    before = state(outside), state(output)
+    prepare(mine, output, code=2)
+    assert re.search(r"the folder of 'P/\w+/\w+/.*png', leads by a link to '.*outside", capsys.readouterr().err)
+    assert (state(outside), state(output)) == before
+
+
+@pytest.mark.parametrize(
+    'content',
+    [
+        '{"files": []}', '{"files": {"a": 5}}', '{"files": {"a": {}}}', '{"files": {"a": {"source": 5}}}', '[]', '\xff',
+        '{"files": {"a": {"source": "x", "before": 5}}}', '{"files": {"a": {"source": "x", "before": {}}}}',
+        '[' * 100_000,
+    ],
+    ids=lambda content: content[:40],
+)  # fmt: skip
+def test_damaged_manifests_are_one_sentence(whole, tmp_path, capsys, content):
+    (tmp_path / 'prepared.json').write_bytes(content.encode('latin-1'))
+    prepare(whole, tmp_path, code=2)
+    printed = capsys.readouterr().err.strip().splitlines()
+    assert len(printed) == 1 and "prepared.json' is damaged" in printed[0]
+    assert [path.name for path in tmp_path.iterdir()] == ['prepared.json']
 
 
 @pytest.mark.parametrize('nesting', ['RealSR(V3)/RealSR(V3)/{camera}/{Split}/{scale}', '{Split}/{camera}/x{scale}'])

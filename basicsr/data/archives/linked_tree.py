@@ -10,7 +10,7 @@ import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from basicsr.runs.threads import in_threads
@@ -58,9 +58,12 @@ def lay_out(
     Raises:
         FileExistsError: Files that are not the tree's own are in the way; nothing is changed.
         OSError: A file cannot be read or written; nothing is changed.
+        ValueError: The manifest is damaged, or it or a link leads out of the folder; nothing is changed.
     """
     output = output.absolute()
     manifest = _read_manifest(output)
+    for name in {**manifest, **files}:
+        _check_inside(output, name)
     changes = _plan(files, output, roots, copy, manifest)
     todo = [*changes.made, *changes.renewed]
     if not todo and not changes.removed:
@@ -81,6 +84,22 @@ def lay_out(
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
     return changes
+
+
+def _check_inside(output: Path, name: str) -> None:
+    """Raise a ValueError if a name, or a link on the way, leads out of `output`, or to what is not the tree's."""
+    parts = PurePosixPath(name).parts
+    if '\0' in name or '/'.join(parts) != name or not parts or '..' in parts or parts[0] in ('/', MANIFEST, _STAGING):
+        raise ValueError(
+            f'{str(output / MANIFEST)!r} lists {name!r}, which is no file of that folder; nothing was changed. Take '
+            'the entry out, or prepare another folder'
+        )
+    folder = (output / name).parent
+    if folder != output and not Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(output)):
+        raise ValueError(
+            f'{str(folder)!r}, the folder of {name!r}, leads by a link to {os.path.realpath(folder)!r}, outside '
+            f'{str(output)!r}; nothing was changed. Remove the link, or prepare that folder itself'
+        )
 
 
 def _plan(
@@ -171,8 +190,12 @@ def _read_manifest(output: Path) -> dict[str, dict[str, Any]]:
         return {}
     try:
         files = json.loads(path.read_text(encoding='utf-8'))['files']
-        return {str(name): {**entry, 'source': str(entry['source'])} for name, entry in files.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        for entry in files.values():
+            for one in (entry, entry.get('before')):
+                if one is not None and not isinstance(one['source'], str):
+                    raise TypeError(f'source: {one["source"]!r}')
+        return dict(files)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f'{str(path)!r} is damaged ({error!r}); delete it, and links that it lists with it') from error
 
 
