@@ -22,6 +22,7 @@ from basicsr.options.pretraining import untrained, without_data_to_be_made
 from basicsr.options.resolve import check_files, dict2str, missing_data, parse_options, trained_first
 from basicsr.rehearsal import Rehearsal, loaders_to_try, try_networks, try_pretrainings
 from basicsr.runs.aside import quietly, random_numbers_kept
+from basicsr.runs.own_folder import refuse_to_move_inputs
 from basicsr.runs.resume import load_resume_state, options_of_a_resumed_model
 from basicsr.runs.threads import in_threads
 from basicsr.utils.logger import check_wandb
@@ -70,8 +71,11 @@ def _check(rehearsal: Rehearsal, root_path: str, args: argparse.Namespace) -> li
     if is_train:
         try_pretrainings(rehearsal, root_path, args)
         with rehearsal.trying('path.resume_state'):
-            state = load_resume_state(opt)
+            state = load_resume_state(opt, args.merged)
             outlive_its_first_file(opt, opt['path'].get('resume_network'))
+    if state is None:
+        with rehearsal.trying('path'):
+            refuse_to_move_inputs(opt)
     with rehearsal.trying(''):
         check_files(untrained(opt) if is_train else opt)
     lines, sizes = _check_data(rehearsal)

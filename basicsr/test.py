@@ -20,6 +20,7 @@ from basicsr.options.resolve import check_files, dict2str, parse_options
 from basicsr.rehearsal import rehearse_tests
 from basicsr.results.tables import report, write_results
 from basicsr.runs.command_line import make_parser, run_from_command_line
+from basicsr.runs.own_folder import own_folder, refuse_to_move_inputs
 from basicsr.utils.logger import get_env_info, get_root_logger
 from basicsr.utils.misc import make_exp_dirs
 
@@ -39,6 +40,12 @@ def test_pipeline(root_path: str, args: argparse.Namespace | None = None) -> Non
     check_files(opt)
     if opt['rank'] > 0:
         return
+    with own_folder(opt):
+        refuse_to_move_inputs(opt)
+        _test(opt, args)
+
+
+def _test(opt: dict, args: argparse.Namespace) -> None:
     loaders = build_loaders(opt, ['val', 'test'])
     pictures, save_img = opt['path']['visualization'], (opt.get('val') or {}).get('save_img', False)
     models = build_networks(opt, networks_of(opt), pictures, save_img)

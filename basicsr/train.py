@@ -40,8 +40,10 @@ from basicsr.options.resolve import (
     yaml_load,
 )
 from basicsr.rehearsal import build, rehearse, rehearse_untrained
+from basicsr.runs.agreement import check_same_data, check_same_options
 from basicsr.runs.checkpoint import prune_checkpoints
 from basicsr.runs.command_line import add_note, make_parser, run_from_command_line
+from basicsr.runs.own_folder import own_folder, refuse_to_move_inputs
 from basicsr.runs.progress import Progress
 from basicsr.runs.resume import (
     batches_done,
@@ -132,17 +134,32 @@ def train_pipeline(root_path: str, args: argparse.Namespace | None = None) -> No
         Stopped: Ctrl-C or SIGTERM, after the run was saved.
     """
     opt, args = parse_options(root_path, is_train=True, args=args)
-    logger = get_root_logger()
+    check_same_options(args.merged)
     check_wandb(opt)  # before a pre-training takes its time
-    resume_state = load_resume_state(opt)
+    with own_folder(opt):
+        _train(root_path, opt, args)
+
+
+def _train(root_path: str, opt: dict, args: argparse.Namespace) -> None:
+    logger = get_root_logger()
+    resume_state = load_resume_state(opt, args.merged)
+    if resume_state is None:
+        refuse_to_move_inputs(opt)
     outlive_its_first_file(opt, opt['path'].get('resume_network'))
     prepare(root_path, opt, args)
     check_files(opt)
     set_random_seed(opt['manual_seed'] + opt['rank'])  # a pre-training drew on it, where there was one
     train_loader, sampler, val_loaders, _, _ = create_train_val_dataloader(opt, logger)
 
-    model = _rehearsed_model(opt, resume_state, val_loaders)
-    run = _Run(opt, model, train_loader, sampler, val_loaders)
+    tests = build_loaders(opt, ['test'])
+    of_phase = [
+        key for phase in ('train', 'val', 'test') for key, one in opt['datasets'].items() if one['phase'] == phase
+    ]
+    loaders = [train_loader, *val_loaders, *tests]
+    check_same_data({f'datasets.{key}': loader.dataset for key, loader in zip(of_phase, loaders, strict=True)})
+
+    model = _rehearsed_model(opt, resume_state, val_loaders, tests)
+    run = _Run(opt, args.merged, model, train_loader, sampler, val_loaders)
     if resume_state is not None:
         run.load(resume_state)
     make_exp_dirs(opt) if resume_state is None else make_sub_dirs(opt)
@@ -162,13 +179,12 @@ def train_pipeline(root_path: str, args: argparse.Namespace | None = None) -> No
         _report(opt, model)
 
 
-def _rehearsed_model(opt: dict, resume_state: dict | None, val_loaders: list) -> Any:
+def _rehearsed_model(opt: dict, resume_state: dict | None, val_loaders: list, tests: list) -> Any:
     """The model, whose first step and first tests were tried; one of users, in which they may leave a trace, anew."""
     model_opt = opt if resume_state is None else options_of_a_resumed_model(opt, resume_state['iter'])
     before = get_random_state()
     model = build(model_opt)
     model.train_loader = beside = loader_beside_the_training(opt)
-    tests = build_loaders(opt, ['test'])
     rehearse(opt, model, beside, [*val_loaders, *tests], {**bicubic(opt), **compared(opt)} if tests else None)
     if is_of_users(type(model)):
         del model
@@ -199,8 +215,10 @@ def _begin_logs(opt: dict, args: argparse.Namespace, model: Any, resume_state: d
 class _Run:
     """The training loop and its place: epoch, batches of it that are done, iteration."""
 
-    def __init__(self, opt: dict, model: Any, train_loader: Any, sampler: EnlargedSampler, val_loaders: list) -> None:
-        self.opt, self.model, self.sampler = opt, model, sampler
+    def __init__(
+        self, opt: dict, written: dict, model: Any, train_loader: Any, sampler: EnlargedSampler, val_loaders: list
+    ) -> None:
+        self.opt, self.written, self.model, self.sampler = opt, written, model, sampler
         self.val_loaders, self.batch_size = val_loaders, train_loader.batch_size
         self.prefetcher = prefetcher(train_loader, opt)
         self.total_iters = int(opt['train']['total_iter'])
@@ -351,7 +369,9 @@ class _Run:
 
     def save(self) -> bool:
         """Save weights and training state; a full disk is logged, and the run goes on. Returns whether it was saved."""
-        self.model.run_state = run_state(self.opt, self.sampler, self.batches, self.batch_size, self.validated)
+        self.model.run_state = run_state(
+            self.opt, self.written, self.sampler, self.batches, self.batch_size, self.validated
+        )
         saved = self._try_to_save(lambda: self.model.save(self.epoch, self.current_iter))
         keep = self.opt['logger'].get('keep_checkpoints')
         if saved and keep and self.opt['rank'] == 0:

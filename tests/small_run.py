@@ -90,9 +90,9 @@ def train(folder: Path, auto_resume: bool = False, **changes) -> None:
 
 
 def everything(folder: Path) -> dict[str, int]:
-    """Every file and folder, and when it was changed; without the option files, which tests write."""
+    """Every file and when it was changed, and every folder; without the option files, which tests write."""
     return {
-        str(path.relative_to(folder)): path.lstat().st_mtime_ns
+        str(path.relative_to(folder)): 0 if path.is_dir() else path.lstat().st_mtime_ns
         for path in folder.rglob('*')
         if path.suffix not in ('.yml', '.py') and path != folder
     }

@@ -70,7 +70,8 @@ def parse_options(
     for warning in warnings:
         get_root_logger().warning('%s', warning)
     opt['auto_resume'] = getattr(args, 'auto_resume', False)
-    if opt.get('manual_seed') is None:
+    opt['seed_is_drawn'] = opt.get('manual_seed') is None
+    if opt['seed_is_drawn']:
         args.merged['manual_seed'] = opt['manual_seed'] = broadcast(random.randint(1, 10000))
     _resolve(opt, root, is_train)
     set_random_seed(opt['manual_seed'] + opt['rank'])

@@ -45,6 +45,9 @@ class Path(Section):
     strict_load_g: bool = option(True, 'Refuse weights that do not fit the network exactly.')
     param_key_g: str = option('params', 'Key of the weights in the file: params, or params_ema for the moving average.')
     resume_state: str = option(None, 'Training state to resume from: training_states/<iter>.state.')
+    resume_another_run: bool = option(
+        False, 'Go on from a training state even if it was saved by a run with another name or seed.'
+    )
     ignore_resume_networks: List(str) | str = option(
         None, 'Networks (network_d) that a resumed run does not load from models/, if its model uses check_resume.'
     )

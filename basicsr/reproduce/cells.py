@@ -20,8 +20,9 @@ import torch
 from tqdm import tqdm
 
 from basicsr.options.resolve import dict2str
-from basicsr.reproduce.grid import Cell, Grid, differences
+from basicsr.reproduce.grid import Cell, Grid
 from basicsr.results.scores import FILE, Results
+from basicsr.runs.identity import differences
 from basicsr.utils.misc import write_text
 
 ROOT = Path(__file__).resolve().parents[2]

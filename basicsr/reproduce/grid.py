@@ -279,12 +279,3 @@ def _without_free(opt: dict) -> dict:
             below = below.get(section) or {}
         below.pop(last, None)
     return opt
-
-
-def differences(before: Any, now: Any, path: str = '') -> Iterator[str]:
-    """The dotted keys of the options in which two records differ, with both values."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in [*before, *(key for key in now if key not in before)]:
-            yield from differences(before.get(key), now.get(key), f'{path}.{key}' if path else str(key))
-    elif before != now:
-        yield f'{path}: {before!r}, now {now!r}'

@@ -50,7 +50,7 @@ def locked(
     machines of an NFS mount. Where a file system has no locks, the holder's line decides.
 
     Args:
-        path: The lock file; its folder is made.
+        path: The lock file. Its folder is made, and removed where it stays empty.
         what: What is locked, for the message: 'the run x4'.
         wait: Seconds to wait for another holder.
         say: Called once with the message if it has to wait.
@@ -60,6 +60,7 @@ def locked(
         OSError: The file cannot be made, or is a symbolic link.
     """
     path = Path(path)
+    new = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     deadline, said = time.monotonic() + wait, False
     while (descriptor := _take(path)) is None:
@@ -78,6 +79,8 @@ def locked(
             _descriptors.discard(descriptor)
             with contextlib.suppress(OSError):
                 os.unlink(path)  # before it is released: whoever waits for it sees that it is gone, and makes another
+                for folder in new:  # those that nothing has come into
+                    os.rmdir(folder)
             os.close(descriptor)
 
 

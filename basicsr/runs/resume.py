@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import os
 from pathlib import Path
 from typing import Any, Protocol
 
-from basicsr.options.file import yaml_load
 from basicsr.options.resolve import copy_opt_file, dict2str
 from basicsr.runs.checkpoint import load_checkpoint
+from basicsr.runs.identity import check_identity
 from basicsr.utils.dist_util import all_gather
 from basicsr.utils.logger import get_root_logger
 from basicsr.utils.misc import check_resume, get_random_state, set_random_state
@@ -22,23 +22,22 @@ class Sampler(Protocol):
     num_replicas: int
 
 
-_READ_ANEW = ('train.ldt.repartition_every', 'train.ldt.scoring_batches')
-
-
-def load_resume_state(opt: dict) -> dict[str, Any] | None:
+def load_resume_state(opt: dict, written: dict) -> dict[str, Any] | None:
     """The training state to go on from: `path.resume_state`, or with `--auto_resume` the newest that can be read.
 
-    The seed of the run becomes that of the state.
+    What differs between the run that it is of and this one is refused or said, see `check_identity`.
 
     Args:
-        opt: The resolved options.
+        opt: The resolved options; the state's path goes into them.
+        written: The options as they were written, merged.
 
     Returns:
         The state, or None where the run starts anew.
 
     Raises:
-        FileNotFoundError, ValueError: The state that is named is not there or none; or `--auto_resume` finds states of
-            which none can be read.
+        FileNotFoundError, ValueError: The state that is named is not there, or none, or of another run; or
+            `--auto_resume` finds states of which none can be read.
+        OSError: The folder of the training states cannot be listed.
     """
     path, state = opt['path'].get('resume_state'), None
     logger = get_root_logger()
@@ -74,10 +73,7 @@ def load_resume_state(opt: dict) -> dict[str, Any] | None:
         )
     opt['path']['resume_state'] = str(path)
     opt['path']['resume_network'] = str(Path(path).parent.parent / 'models' / f'net_g_{state["iter"]}.pth')
-    seed = state.get('manual_seed', opt['manual_seed'])
-    if seed != opt['manual_seed']:
-        logger.warning('The run goes on with the seed that it began with, %d, not with %d', seed, opt['manual_seed'])
-        opt['manual_seed'] = seed
+    check_identity(state, str(path), opt, written)
     return state
 
 
@@ -99,8 +95,18 @@ def options_of_a_resumed_model(opt: dict, current_iter: int) -> dict:
 
 def _states(opt: dict) -> list[Path]:
     """The numbered training states of the experiment, the newest first."""
-    files = [file for file in Path(opt['path']['training_states']).glob('*.state') if file.stem.isdigit()]
-    return sorted(files, key=lambda file: int(file.stem), reverse=True)
+    folder = opt['path']['training_states']
+    try:
+        files = [Path(folder, name) for name in os.listdir(folder)]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise OSError(
+            f'{folder} cannot be listed ({error.strerror}), so that nobody knows whether there are training states to '
+            'go on from; make it readable, or give the run another name'
+        ) from error
+    numbered = [file for file in files if file.suffix == '.state' and file.stem.isdecimal()]
+    return sorted(numbered, key=lambda file: int(file.stem), reverse=True)
 
 
 def _read(path: str | Path) -> dict[str, Any]:
@@ -113,31 +119,19 @@ def _read(path: str | Path) -> dict[str, Any]:
 def keep_options(options: dict, folder: str, resumed_at: int | None) -> None:
     """Write `options.yml`; where a resumed run changed it, the one before stays as `options_until_<iter>.yml`."""
     file = Path(folder) / 'options.yml'
-    if resumed_at is not None and file.exists() and file.read_text() != dict2str(options):
-        with suppress(ValueError):  # a kill may have left half of the file: no reason not to go on
-            _warn_of_what_stays(yaml_load(file), options)
+    if resumed_at is not None and file.exists() and file.read_bytes() != dict2str(options).encode():
         file.replace(file.with_name(f'options_until_{resumed_at}.yml'))
     copy_opt_file(options, folder)
 
 
-def _warn_of_what_stays(before: dict, now: dict) -> None:
-    """Name the changed options whose values are part of the training state."""
-    for section in ('optim_g', 'scheduler', 'ldt'):
-        old, new = ((options.get('train') or {}).get(section) or {} for options in (before, now))
-        changed = [f'train.{section}.{key}' for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
-        changed = [path for path in changed if path not in _READ_ANEW]
-        if changed:
-            get_root_logger().warning(
-                'Changed, and without effect on a run that goes on, whose training state holds them: %s',
-                ', '.join(changed),
-            )
-
-
-def run_state(opt: dict, sampler: Sampler, batches: int, batch_size: int, validated: bool) -> dict[str, Any]:
+def run_state(
+    opt: dict, written: dict, sampler: Sampler, batches: int, batch_size: int, validated: bool
+) -> dict[str, Any]:
     """What a training state holds beside the model's own; every process must call this.
 
     Args:
         opt: The resolved options.
+        written: The options as they were written, merged.
         sampler: Of the training data.
         batches: How many of the epoch's batches this process has had.
         batch_size: Samples in each.
@@ -145,6 +139,7 @@ def run_state(opt: dict, sampler: Sampler, batches: int, batch_size: int, valida
     """
     return {
         'manual_seed': opt['manual_seed'],
+        'options': dict2str(written),
         'place': {'samples': batches * batch_size * sampler.num_replicas, 'epoch_size': sampler.total_size},
         'random': all_gather(get_random_state()),
         'validated': validated,

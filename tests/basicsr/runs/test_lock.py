@@ -68,7 +68,10 @@ def test_a_killed_process_leaves_no_lock_even_if_a_child_that_it_forked_lives_on
 def test_no_file_is_left(tmp_path):
     with pytest.raises(KeyError), locked(tmp_path / 'new' / '.x.lock', 'the run x'):
         raise KeyError
-    assert list((tmp_path / 'new').iterdir()) == []
+    assert list(tmp_path.iterdir()) == [], 'nor an empty folder'
+    with locked(tmp_path / 'new' / 'er' / '.x.lock', 'the run x'):
+        (tmp_path / 'new' / 'file').touch()
+    assert [path.name for path in tmp_path.rglob('*')] == ['new', 'file']
 
 
 def test_a_process_is_kept_from_what_it_holds_itself_and_goes_on_holding_it(holder, tmp_path):

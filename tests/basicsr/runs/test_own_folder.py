@@ -1,0 +1,95 @@
+"""A run's folder belongs to one run at a time, and holds nothing that another run begins with."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from basicsr.runs.lock import locked
+from basicsr.runs.own_folder import own_folder
+from tests import small_run
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    folder = small_run.make_pictures(tmp_path_factory.mktemp('own'))
+    small_run.train(folder)
+    return folder
+
+
+@pytest.mark.parametrize('auto_resume', [False, True])
+def test_the_second_run_of_a_name_stops_before_it_touches_anything(folder, auto_resume):
+    with locked(folder / 'experiments' / '.small.lock', 'the run'):
+        before = small_run.everything(folder)
+        with pytest.raises(
+            ValueError, match=r'name: the folder \S+experiments/small is in use by process \d+ on \S+ since'
+        ):
+            small_run.train(folder, auto_resume)
+        assert small_run.everything(folder) == before
+    assert [path.name for path in (folder / 'experiments').iterdir()] == ['small']
+
+
+def test_a_check_takes_no_lock(folder):
+    with locked(folder / 'experiments' / '.small.lock', 'the run'):
+        small_run.check(folder)
+
+
+def test_a_test_owns_its_results(folder):
+    opt = {'name': 'small', 'is_train': False, 'rank': 0, 'path': {'results_root': str(folder / 'results' / 'small')}}
+    with own_folder(opt), pytest.raises(ValueError, match='results/small is in use'), own_folder(opt):
+        pass
+    assert not (folder / 'results').exists()
+
+
+def test_of_two_commands_at_once_one_runs(tmp_path):
+    small_run.make_pictures(tmp_path)
+    file = small_run.write(tmp_path, train__total_iter=40)
+    for key in ('train', 'val', 'test_0'):
+        assert (tmp_path / key).is_dir()
+    text = file.read_text().replace('dataroot_gt: ', f'dataroot_gt: {tmp_path}/')
+    file.write_text(text.replace('dataroot_lq: ', f'dataroot_lq: {tmp_path}/'))
+    command = [sys.executable, str(ROOT / 'Train_pip.py'), '-opt', str(file)]
+    runs = [
+        subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for _ in range(2)
+    ]
+    texts = [run.communicate(timeout=180)[0] for run in runs]
+    codes = sorted(run.returncode for run in runs)
+    assert codes == [0, 2], texts
+    (refused,) = [text for text, run in zip(texts, runs, strict=True) if run.returncode == 2]
+    winner = next(run for run in runs if run.returncode == 0)
+    assert f'is in use by process {winner.pid} on ' in refused and 'give this run another name' in refused
+    assert [path.name for path in (tmp_path / 'experiments').iterdir()] == ['small'], 'nothing was renamed'
+
+
+@pytest.mark.parametrize('linked', [False, True])
+def test_what_a_run_begins_with_is_not_moved_away_with_its_folder(folder, tmp_path, linked):
+    weights = folder / 'experiments' / 'small' / 'models' / 'net_g_latest.pth'
+    if linked:
+        (tmp_path / 'net.pth').symlink_to(weights)
+    given = str(tmp_path / 'net.pth' if linked else weights)
+    before = small_run.everything(folder)
+    for run in (small_run.train, small_run.check):
+        with pytest.raises(ValueError) as error:
+            run(folder, path__pretrain_network_g=given)
+        assert f'path.pretrain_network_g: {given}' in str(error.value)
+        assert 'these lie in the folder of the run small itself, which is moved aside when it begins anew' in str(
+            error.value
+        )
+        assert small_run.everything(folder) == before
+    small_run.train(folder, auto_resume=True, path__pretrain_network_g=given)  # nothing moves: the state goes on
+
+
+def test_pictures_and_weights_to_compare_with_are_looked_at_too(folder):
+    inside = folder / 'experiments' / 'small' / 'pictures'
+    inside.mkdir()
+    with pytest.raises(ValueError, match=r'(?s)datasets\.val\.dataroot_lq: .*compare\.old\.pretrain_network_g: '):
+        small_run.train(
+            folder,
+            datasets__val__dataroot_lq=str(inside),
+            compare={'old': {'pretrain_network_g': str(inside.parent / 'models' / 'net_g_latest.pth')}},
+        )
+    inside.rmdir()
