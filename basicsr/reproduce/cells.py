@@ -92,7 +92,7 @@ class Cells:
             before = json.loads(file.read_text())
         except ValueError as error:
             raise ValueError(f'{file} is broken ({error}); --redo runs the cell again') from error
-        changed = list(differences(before, cell.record()))
+        changed = differences(before, cell.record())
         if changed:
             shown = '\n  '.join(changed[:8] + ([f'and {len(changed) - 8} more'] if len(changed) > 8 else []))
             raise ValueError(

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from basicsr.runs.identity import differences
+from basicsr.runs.identity import changes
 from basicsr.utils.dist_util import all_gather, get_dist_info
 
 _SHOWN = 3
@@ -27,9 +27,11 @@ def check_same_options(written: dict) -> None:
     """
     everyones = all_gather(written)
     for rank, other in enumerate(everyones):
-        changed = list(differences(everyones[0], other))
-        if changed:
-            shown = '\n  '.join(line.replace(', now ', f' in process 0, in process {rank} ', 1) for line in changed)
+        shown = '\n  '.join(
+            f'{option}: {own!r} in process 0, {its!r} in process {rank}'
+            for option, own, its in changes(everyones[0], other)
+        )
+        if shown:
             raise ValueError(
                 f'the processes of this run have different options; give all of them the same file:\n  {shown}'
             )

@@ -15,13 +15,18 @@ _NEVER_COMPARED = ('name', 'manual_seed', 'path.resume_state', 'path.resume_anot
 _SHOWN = 12
 
 
-def differences(before: Any, now: Any, path: str = '') -> Iterator[str]:
-    """The dotted keys in which two nested dictionaries differ, with both values: 'train.total_iter: 30, now 60'."""
+def changes(before: Any, now: Any, path: str = '') -> Iterator[tuple[str, Any, Any]]:
+    """(dotted key, value before, value now) of all in which two nested dictionaries differ."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in [*before, *(key for key in now if key not in before)]:
-            yield from differences(before.get(key), now.get(key), f'{path}.{key}' if path else str(key))
+            yield from changes(before.get(key), now.get(key), f'{path}.{key}' if path else str(key))
     elif before != now:
-        yield f'{path}: {before!r}, now {now!r}'
+        yield path, before, now
+
+
+def differences(before: Any, now: Any) -> list[str]:
+    """`changes` in words: 'train.total_iter: 30, now 60'."""
+    return [f'{option}: {old!r}, now {new!r}' for option, old, new in changes(before, now)]
 
 
 def check_identity(state: dict[str, Any], path: str, opt: dict, written: dict) -> None:
@@ -73,10 +78,10 @@ def _options_of(state: dict[str, Any], path: str) -> dict:
 
 
 def _say_what_differs(before: dict, now: dict, current_iter: int) -> None:
-    changed = [line for line in differences(before, now) if line.partition(':')[0] not in _NEVER_COMPARED]
+    changed = [change for change in changes(before, now) if change[0] not in _NEVER_COMPARED]
     if not changed:
         return
-    lines = [f'  {line} ({_meaning(line.partition(":")[0])})' for line in changed[:_SHOWN]]
+    lines = [f'  {option}: {old!r}, now {new!r} ({_meaning(option)})' for option, old, new in changed[:_SHOWN]]
     if len(changed) > _SHOWN:
         lines.append(f'  and {len(changed) - _SHOWN} more')
     get_root_logger().warning(

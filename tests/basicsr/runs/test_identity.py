@@ -100,7 +100,7 @@ def test_a_state_without_a_record_is_compared_with_the_options_beside_it(tmp_pat
 
 
 def test_differences_of_nested_dictionaries():
-    assert list(differences({'a': {'b': 1, 'c': 2}, 'd': 3}, {'a': {'b': 1, 'c': 4}, 'e': None, 'f': 5})) == [
+    assert differences({'a': {'b': 1, 'c': 2}, 'd': 3}, {'a': {'b': 1, 'c': 4}, 'e': None, 'f': 5}) == [
         *('a.c: 2, now 4', 'd: 3, now None', 'f: None, now 5')
     ]
 

@@ -44,25 +44,30 @@ def test_a_test_owns_its_results(folder):
     assert not (folder / 'results').exists()
 
 
-def test_of_two_commands_at_once_one_runs(tmp_path):
+def test_a_living_run_keeps_its_folder_and_a_killed_one_does_not(tmp_path, logged):
     small_run.make_pictures(tmp_path)
-    file = small_run.write(tmp_path, train__total_iter=40)
-    for key in ('train', 'val', 'test_0'):
-        assert (tmp_path / key).is_dir()
-    text = file.read_text().replace('dataroot_gt: ', f'dataroot_gt: {tmp_path}/')
-    file.write_text(text.replace('dataroot_lq: ', f'dataroot_lq: {tmp_path}/'))
-    command = [sys.executable, str(ROOT / 'Train_pip.py'), '-opt', str(file)]
-    runs = [
-        subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for _ in range(2)
-    ]
-    texts = [run.communicate(timeout=180)[0] for run in runs]
-    codes = sorted(run.returncode for run in runs)
-    assert codes == [0, 2], texts
-    (refused,) = [text for text, run in zip(texts, runs, strict=True) if run.returncode == 2]
-    winner = next(run for run in runs if run.returncode == 0)
-    assert f'is in use by process {winner.pid} on ' in refused and 'give this run another name' in refused
-    assert [path.name for path in (tmp_path / 'experiments').iterdir()] == ['small'], 'nothing was renamed'
+    text = small_run.write(tmp_path, train__total_iter=10**6).read_text()
+    (tmp_path / 'long.yml').write_text(
+        text.replace('dataroot_gt: ', f'dataroot_gt: {tmp_path}/').replace('dataroot_lq: ', f'dataroot_lq: {tmp_path}/')
+    )
+    command = [sys.executable, str(ROOT / 'Train_pip.py'), '-opt', str(tmp_path / 'long.yml')]
+    living = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        assert any('iter 4,' in line for line in living.stdout)
+        second = subprocess.run([*command, '--auto_resume'], cwd=tmp_path, capture_output=True, text=True, timeout=180)
+        assert living.poll() is None
+    finally:
+        living.kill()
+        living.communicate()
+    assert second.returncode == 2 and 'Traceback' not in second.stderr
+    assert f'is in use by process {living.pid} on ' in second.stderr
+    assert 'wait for its end, or give this run another name' in second.stderr
+    assert sorted(path.name for path in (tmp_path / 'experiments').iterdir()) == ['.small.lock', 'small']
+    states = (tmp_path / 'experiments' / 'small' / 'training_states').glob('*.state')
+    newest = max(int(state.stem) for state in states)
+    small_run.train(tmp_path, auto_resume=True, train__total_iter=newest + 1)
+    assert any(f', iteration {newest};' in record.getMessage() for record in logged.records), 'it went on'
+    assert [path.name for path in (tmp_path / 'experiments').iterdir()] == ['small']
 
 
 @pytest.mark.parametrize('linked', [False, True])
