@@ -19,8 +19,9 @@ from basicsr.archs.traits import traits_of
 from basicsr.models.self_ensemble import self_ensemble
 from basicsr.models.tiling import Tiling, fitted
 from basicsr.runs.checkpoint import find_weights, load_checkpoint, load_weights
-from basicsr.utils.img_util import imfrombytes, img2tensor, imwrite, tensor2img
+from basicsr.utils.img_util import imfrombytes, img2tensor, imwrite, tensor2img, unit_floats
 from basicsr.utils.matlab_functions import imresize
+from basicsr.utils.misc import not_finite
 
 _EIGHT_BITS = ('.jpg', '.jpeg', '.bmp', '.webp')
 _NO_ALPHA = ('.jpg', '.jpeg', '.ppm', '.pgm')
@@ -86,15 +87,17 @@ class Restorer:
             (h * scale, w * scale[, 3 or 4]) of the same type; uint16 for floats.
 
         Raises:
-            ValueError: Another type or number of channels.
+            ValueError: Another type, range of values or number of channels; or the network's output is not finite.
         """
         planes = img[..., None] if img.ndim == 2 else img
-        if planes.shape[2] not in (1, 3, 4) or img.dtype not in (np.uint8, np.uint16, np.float32):
-            raise ValueError(f'pictures have 1, 3 or 4 channels of 8 or 16 bits, not {planes.shape[2]} of {img.dtype}')
-        whole = np.float32(np.iinfo(img.dtype).max if img.dtype != np.float32 else 1)
-        values = planes.astype(np.float32) / whole
-        dtype = np.uint16 if img.dtype == np.float32 else img.dtype.type
-        result = tensor2img(self._restore(img2tensor(values[..., :3])), out_type=dtype)
+        if planes.shape[2] not in (1, 3, 4):
+            raise ValueError(f'pictures have 1, 3 or 4 channels, not {planes.shape[2]}')
+        values = unit_floats(planes)
+        dtype = np.uint16 if np.issubdtype(img.dtype, np.floating) else img.dtype.type
+        output = self._restore(img2tensor(values[..., :3]))
+        if broken := not_finite(output):
+            raise ValueError(f'of what the network makes of it, {broken}')
+        result = tensor2img(output, out_type=dtype)
         if planes.shape[2] < 4:
             return result
         alpha = tensor2img(imresize(img2tensor(values[..., 3:]), self.scale), out_type=dtype)

@@ -70,13 +70,15 @@ def load_network_weights(
     """Read the checkpoint `path` into `net`; returns what differed, a line each.
 
     Raises:
-        FileNotFoundError, ValueError: No file, no checkpoint, or (`strict`) one of another network: which one, and by
-            which arguments it differs.
+        FileNotFoundError, ValueError: No file, no checkpoint, weights that are not finite, or (`strict`) those of
+            another network: which one, and by which arguments it differs.
     """
     weights = find_weights(load_checkpoint(path), path, param_key)
     try:
         return load_weights(net, weights, path, strict)
     except ValueError as error:
+        if not strict or not differences_to(net, weights):
+            raise
         found = next(_candidates(weights), None)
         if found and not _misfits(found, weights):
             beside = f'{path} does not fit the network {type(net).__name__} of network_g'

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from basicsr.runs.file_kind import other_kind
-from basicsr.utils.misc import sizeof_fmt
+from basicsr.utils.misc import not_finite, sizeof_fmt
 
 _PREFIXES = ('module.', '_orig_mod.')
 
@@ -184,7 +184,8 @@ def load_weights(net: nn.Module, weights: dict[str, Tensor], path: str | os.Path
         strict: Refuse any difference; otherwise load what fits.
 
     Raises:
-        ValueError: `strict`, and names or shapes differ; the message lists at most ten.
+        ValueError: `strict`, and names or shapes differ, of which the message lists at most ten; or values are NaN or
+            infinite.
     """
     differences = differences_to(net, weights)
     if strict and differences:
@@ -194,5 +195,17 @@ def load_weights(net: nn.Module, weights: dict[str, Tensor], path: str | os.Path
         )
     own = net.state_dict()
     fitting = {name: value for name, value in weights.items() if name in own and value.shape == own[name].shape}
+    _refuse_not_finite(fitting, own, path)
     net.load_state_dict(fitting, strict=strict)
     return differences
+
+
+def _refuse_not_finite(weights: dict[str, Tensor], own: dict[str, Tensor], path: str | os.PathLike) -> None:
+    """A ValueError for tensors with values that are NaN or infinite; masks are so as built."""
+    broken = [f'{name}: {words}' for name, value in weights.items()
+              if (words := not_finite(value)) and not not_finite(own[name])]  # fmt: skip
+    if broken:
+        more = f'\n  and {len(broken) - 10} more' if len(broken) > 10 else ''
+        raise ValueError(
+            f'{path} holds weights that are not finite, take others:\n  ' + '\n  '.join(broken[:10]) + more
+        )

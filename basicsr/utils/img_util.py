@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import struct
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -12,12 +13,18 @@ import torch
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from basicsr.utils.misc import not_finite
+
 _READ_FLAGS = {
     'color': cv2.IMREAD_COLOR,
     'grayscale': cv2.IMREAD_GRAYSCALE,
     'unchanged': cv2.IMREAD_UNCHANGED,
     'upright': cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH,
 }
+_OVERSHOOT = 0.5
+"""How far values of a picture of floats may lie outside of [0, 1], where resampling sharp edges leaves them."""
+_NO_PAGE = 1 | 4
+"""Bits of a TIFF's tag 254: a reduced copy, a mask."""
 
 
 def img2tensor(
@@ -63,7 +70,7 @@ def tensor2img(
         one gives the picture itself, which code written for BasicSR relies on.
 
         Raises:
-            ValueError: A tensor has a different number of axes.
+            ValueError: A tensor has a different number of axes, or values that are NaN or infinite.
     """
     if not isinstance(tensor, Tensor):
         imgs = [_to_picture(item, rgb2bgr, out_type, min_max) for item in tensor]
@@ -72,6 +79,8 @@ def tensor2img(
 
 
 def _to_picture(tensor: Tensor, rgb2bgr: bool, out_type: type, min_max: tuple[float, float]) -> np.ndarray:
+    if broken := not_finite(tensor):
+        raise ValueError(f'{broken} in a tensor of shape {tuple(tensor.shape)}, of which there is no picture')
     low, high = min_max
     scaled = (tensor.detach().float().cpu().clamp(low, high) - low) / (high - low)
     if scaled.ndim == 4:
@@ -99,30 +108,65 @@ def imfrombytes(content: bytes, flag: str = 'color', float32: bool = False) -> n
         content: The whole file.
         flag: 'color' (h, w, 3) BGR; 'grayscale' (h, w); 'unchanged', which keeps an alpha channel and the bit depth and
             ignores EXIF orientation; 'upright', which keeps the bit depth, drops alpha, and applies EXIF orientation.
-        float32: Return float32, integers scaled to [0, 1] by their type's maximum: 255, or 65535 for 16-bit
-            files, which are then read at full depth. Files that hold floats keep their values.
+        float32: Return float32 in [0, 1], see `unit_floats`; 16-bit files are then read at full depth.
 
         Raises:
-            ValueError: The flag is unknown, or the bytes are not a picture that OpenCV can decode.
+            ValueError: The flag is unknown, the bytes are not a picture that OpenCV can decode, or several; or, with
+                `float32`, as `unit_floats`.
     """
     if flag not in _READ_FLAGS:
         raise ValueError(f'unknown flag {flag!r} for reading a picture; choose one of {", ".join(_READ_FLAGS)}')
+    frames = frames_in(content)
+    if frames > 1:
+        raise ValueError(f'it holds {frames} pictures (frames or pages), of which one would be read: split it up')
     mode = _READ_FLAGS[flag]
     if float32 and flag in ('color', 'grayscale'):
         mode |= cv2.IMREAD_ANYDEPTH
-    try:
-        img = cv2.imdecode(np.frombuffer(content, np.uint8), mode) if len(content) else None
-    except cv2.error as error:
-        raise ValueError(f'OpenCV refuses to decode the picture of {len(content)} bytes: {error.err}') from error
+    img = _decoded(content, mode)
+    if img is None and float32:
+        img = _decoded(content, cv2.IMREAD_UNCHANGED)  # floats, say, which it does not convert to colour or to grey
     if img is None:
         raise ValueError(
             f'{len(content)} bytes that are no complete picture; make the file again, as PNG, JPEG or another '
             'format that OpenCV reads'
         )
-    if not float32:
-        return img
-    scale = np.iinfo(img.dtype).max if np.issubdtype(img.dtype, np.integer) else 1
-    return img.astype(np.float32) / np.float32(scale)
+    return _with_channels(unit_floats(img), flag) if float32 else img
+
+
+def _decoded(content: bytes, mode: int) -> np.ndarray | None:
+    try:
+        return cv2.imdecode(np.frombuffer(content, np.uint8), mode) if len(content) else None
+    except cv2.error as error:
+        raise ValueError(f'OpenCV refuses to decode the picture of {len(content)} bytes: {error.err}') from error
+
+
+def _with_channels(img: np.ndarray, flag: str) -> np.ndarray:
+    """A picture of float32 in colour or grey, where `flag` says that."""
+    if flag == 'color' and img.ndim == 2:
+        return cv2.cvtColor(img, cv2.COLOR_GRAY2BGR)
+    return cv2.cvtColor(img, cv2.COLOR_BGR2GRAY) if flag == 'grayscale' and img.ndim == 3 else img
+
+
+def unit_floats(img: np.ndarray) -> np.ndarray:
+    """A picture's values in [0, 1], float32.
+
+    Args:
+        img: uint8 or uint16, of which the type's maximum becomes 1; or floats, which are in [0, 1] but for what
+            resampling overshoots, and stay as they are.
+
+    Raises:
+        ValueError: Another type, floats in another range, or some that are NaN or infinite.
+    """
+    if img.dtype in (np.uint8, np.uint16):
+        return img.astype(np.float32) / np.float32(np.iinfo(img.dtype).max)
+    if not np.issubdtype(img.dtype, np.floating):
+        raise ValueError(f'its values are of type {img.dtype}; pictures have 8 or 16 bits, or floats in [0, 1]')
+    if broken := not_finite(img):
+        raise ValueError(f'{broken}; make the file again')
+    low, high = img.min(), img.max()
+    if low < -_OVERSHOOT or high > 1 + _OVERSHOOT:
+        raise ValueError(f'its floats go from {low:.4g} to {high:.4g}, and must be in [0, 1]: scale them')
+    return img.astype(np.float32)
 
 
 def imwrite(
@@ -166,3 +210,89 @@ def _crop_one(img: np.ndarray, border: int) -> np.ndarray:
     if not 0 <= 2 * border < min(height, width):
         raise ValueError(f'crop_border {border} does not fit a picture of {height}x{width} pixels')
     return img[border : height - border, border : width - border]
+
+
+def frames_in(content: bytes) -> int:
+    """Frames of an animated PNG, WebP or GIF, or pages of a TIFF; 1 for other files, and for damaged ones.
+
+    Not counted are reduced copies of a TIFF's page, and what cameras put behind a JPEG: previews and gain maps.
+    """
+    for start, count in _COUNTED.items():
+        if content.startswith(start):
+            try:
+                return max(1, count(content))
+            except (struct.error, IndexError):  # truncated, which decoding tells
+                return 1
+    return 1
+
+
+def _of_png(content: bytes) -> int:
+    """By the chunk acTL, which stands before the first IDAT."""
+    place = 8
+    while content[place + 4 : place + 8] not in (b'IDAT', b''):
+        length, kind = struct.unpack_from('>I4s', content, place)
+        if kind == b'acTL':
+            return struct.unpack_from('>I', content, place + 8)[0]
+        place += 12 + length
+    return 1
+
+
+def _of_webp(content: bytes) -> int:
+    place, frames = 12, 0
+    while content[8:12] == b'WEBP' and place + 8 <= len(content):
+        kind, length = struct.unpack_from('<4sI', content, place)
+        frames += kind == b'ANMF'
+        place += 8 + length + length % 2
+    return frames
+
+
+def _of_gif(content: bytes) -> int:
+    place, frames = 13 + _table(content[10]), 0
+    while place < len(content) and content[place] in b'!,':
+        if content[place] == ord(','):
+            frames += 1
+            place += 11 + _table(content[place + 9])
+        else:
+            place += 2
+        while content[place]:  # sub-blocks, of which the last is empty
+            place += 1 + content[place]
+        place += 1
+    return frames
+
+
+def _table(flags: int) -> int:
+    """Bytes of a GIF's table of colours."""
+    return 3 * 2 ** (flags % 8 + 1) if flags & 0x80 else 0
+
+
+def _of_tiff(content: bytes) -> int:
+    """By the chain of directories."""
+    order = '<' if content[:2] == b'II' else '>'
+    big = struct.unpack_from(f'{order}H', content, 2)[0] == 43
+    offset, count, size = ('Q', 'Q', 20) if big else ('I', 'H', 12)
+    place, frames, seen = struct.unpack_from(order + offset, content, 8 if big else 4)[0], 0, {0}
+    while place not in seen:
+        seen.add(place)
+        entries = struct.unpack_from(order + count, content, place)[0]
+        first = place + struct.calcsize(count)
+        tags = (struct.unpack_from(f'{order}HH{offset}{offset}', content, first + size * n) for n in range(entries))
+        frames += not any(tag == 254 and _value(order, kind, value, big) & _NO_PAGE for tag, kind, _, value in tags)
+        place = struct.unpack_from(order + offset, content, first + size * entries)[0]
+    return frames
+
+
+def _value(order: str, kind: int, value: int, big: bool) -> int:
+    """A number that stands in an entry, at the beginning of a field of four or eight bytes."""
+    unused = (8 if big else 4) - {3: 2, 4: 4}.get(kind, 0)
+    return value >> 8 * unused if order == '>' else value
+
+
+_COUNTED: dict[bytes, Callable[[bytes], int]] = {
+    b'\x89PNG\r\n\x1a\n': _of_png,
+    b'RIFF': _of_webp,
+    b'GIF8': _of_gif,
+    b'II*\0': _of_tiff,
+    b'MM\0*': _of_tiff,
+    b'II+\0': _of_tiff,
+    b'MM\0+': _of_tiff,
+}

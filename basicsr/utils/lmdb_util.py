@@ -20,6 +20,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from basicsr.utils.img_util import imfrombytes
+
 META_INFO = 'meta_info.txt'
 _CHUNK = 64
 """Pictures per transaction."""
@@ -211,10 +213,10 @@ def _as_png(path: Path, compress: int | None) -> tuple[bytes, str]:
     content = path.read_bytes()
     keep = compress is None and path.suffix.lower() == '.png'
     # Re-encoded pictures lose alpha and are turned upright, as the data sets would do when reading the file.
-    flags = cv2.IMREAD_UNCHANGED if keep else cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
-    image = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
-    if image is None:
-        raise ValueError(f'{str(path)!r} is no complete picture')
+    try:
+        image = imfrombytes(content, 'unchanged' if keep else 'upright')
+    except ValueError as error:
+        raise ValueError(f'cannot read the picture {str(path)!r}: {error}') from error
     height, width, channels = (*image.shape, 1)[:3]
     level = 1 if compress is None else compress
     if not keep:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from basicsr.utils.dist_util import master_only
 
@@ -120,6 +121,17 @@ def sizeof_fmt(size: float, suffix: str = 'B') -> str:
             return f'{size:.1f} {unit}{suffix}'
         size /= 1024
     return f'{size:.1f} E{suffix}'
+
+
+def not_finite(values: Tensor | np.ndarray) -> str:
+    """'3 of 1,200 values are NaN or infinite', or '' where all are finite."""
+    if isinstance(values, Tensor) and values.is_floating_point() and values.element_size() == 1:
+        values = values.float()  # torch asks no float8 whether it is finite
+    finite = np.isfinite(values) if isinstance(values, np.ndarray) else torch.isfinite(values)
+    if finite.all():
+        return ''
+    total = finite.size if isinstance(finite, np.ndarray) else finite.numel()
+    return f'{total - int(finite.sum()):,} of {total:,} values are NaN or infinite'
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from basicsr.archs import build_network
 from basicsr.inference import Restorer, read_picture, write_picture
@@ -277,3 +278,60 @@ def test_a_failed_write_leaves_what_was_there(folder, monkeypatch):
         write_picture(picture(3, 3), folder / 'in' / 'a.png')
     assert (folder / 'in' / 'a.png').read_bytes() == before
     assert not [name for name in written('in') if 'partial' in name]
+
+
+# Values that are none
+
+
+def test_pictures_without_values_are_named_and_the_others_are_made(folder, capsys):
+    floats = picture(12, 15, dtype=np.uint16).astype(np.float32) / 65535
+    nan, alpha, infinite = floats.copy(), np.dstack([floats, floats[..., :1]]), floats[..., 0].copy()
+    nan[2, 3], alpha[0, :5, 3], infinite[0, 0] = np.nan, np.nan, np.inf
+    bad = {'nan': nan, 'alpha': alpha, 'grey': infinite, 'range': floats * 255, 'long': (floats * 255).astype(np.int32)}
+    for name, values in {**bad, 'good': floats}.items():
+        write(folder / 'in' / f'{name}.tif', values)
+    assert run('in', 'out', '--ext', 'same') == 2
+    printed = capsys.readouterr()
+    assert 'error: 5 of 9 pictures could not be restored:' in printed.err
+    for name, said in (
+        *(('nan', '3 of 540 values are NaN or infinite'), ('alpha', '5 of 720 values'), ('grey', '1 of 180 values')),
+        *(('range', 'its floats go from 0 to 255, and must be in [0, 1]'), ('long', 'its values are of type int32')),
+    ):
+        assert f'  in/{name}.tif: {said}' in printed.err
+    assert written() == ['a.png', 'b.jpg', 'deep/er/c.png', 'good.tif']
+    assert 'Traceback' not in printed.err
+
+
+@pytest.mark.parametrize('extension', ['png', 'webp', 'tif'])
+def test_frames_are_refused_by_the_picture_that_has_them(folder, extension, capsys):
+    frames = [Image.fromarray(picture(12, 15, seed=seed)) for seed in range(3)]
+    frames[0].save(folder / 'in' / f'moving.{extension}', save_all=True, append_images=frames[1:])
+    assert run('in', 'out') == 2
+    said = f'in/moving.{extension}: it holds 3 pictures (frames or pages), of which one would be read'
+    assert said in capsys.readouterr().err
+    assert written() == ['a.png', 'b.png', 'deep/er/c.png']
+
+
+def test_a_network_that_gives_no_picture_writes_none(folder, monkeypatch, capsys):
+    def broken(self, network, lq, scale):
+        output = network(lq)
+        if lq.shape[-1] > 20:
+            output[..., 0, :2] = torch.tensor([torch.nan, torch.inf])
+        return output
+
+    monkeypatch.setattr(Tiling, 'run', broken)
+    write(folder / 'in' / 'aa.png', picture(30, 30))
+    assert run('in', 'out') == 2
+    assert 'in/aa.png: of what the network makes of it, 6 of 10,800 values are NaN or infi' in capsys.readouterr().err
+    assert written() == ['a.png', 'b.png', 'deep/er/c.png']
+
+
+def test_broken_weights_are_refused_before_a_picture_is_read(folder, capsys):
+    weights = build_network(SMALL).state_dict()
+    weights['conv_first.bias'][1] = torch.nan
+    save_checkpoint({'params': weights}, 'broken.pth')
+    assert run('in', 'out', network='broken.pth') == 2
+    said = capsys.readouterr().err
+    assert 'broken.pth holds weights that are not finite' in said
+    assert 'conv_first.bias: 1 of 4 values are NaN or infinite' in said
+    assert not (folder / 'out').exists()

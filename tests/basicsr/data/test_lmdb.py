@@ -165,7 +165,7 @@ def test_the_map_grows_by_itself(tmp_path):
     assert read_lmdb(tmp_path / 'big.lmdb', '29') == source.read_bytes()
 
 
-@pytest.mark.parametrize('trouble, message', [('broken', 'is no complete picture'), ('twice', 'same key'),
+@pytest.mark.parametrize('trouble, message', [('broken', 'no complete picture'), ('twice', 'same key'),
                                               ('empty', 'no image file'), ('float', 'holds float32')])  # fmt: skip
 def test_what_cannot_be_packed_leaves_nothing_behind(tmp_path, trouble, message):
     source = tmp_path / 'source'

@@ -81,3 +81,26 @@ def test_random_states_survive_a_file(tmp_path):
     first = (random.random(), np.random.rand(), torch.rand(1).item())
     set_random_state(load_checkpoint(tmp_path / 'r.state'))
     assert (random.random(), np.random.rand(), torch.rand(1).item()) == first
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16])
+def test_weights_that_are_not_finite_are_named(value, dtype):
+    net = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    weights = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    weights['0.weight'] = weights['0.weight'].to(dtype)
+    weights['0.weight'][1] = value
+    weights['1.running_var'][2] = value
+    before = net[0].weight.clone()
+    with pytest.raises(ValueError, match=r'x\.pth holds weights that are not finite') as error:
+        load_weights(net, weights, 'x.pth')
+    assert '\n  0.weight: 2 of 6 values are NaN or infinite\n  1.running_var: 1 of 3 values' in str(error.value)
+    assert torch.equal(net[0].weight, before), 'nothing is loaded of them'
+    with pytest.raises(ValueError, match=r'0\.weight: 2 of 6'):
+        load_weights(net, weights, 'x.pth', strict=False)
+
+
+def test_a_mask_that_is_built_of_infinity_may_be_loaded():
+    net = nn.Linear(2, 2)
+    net.register_buffer('mask', torch.full((2, 2), -torch.inf).triu(1))
+    assert load_weights(net, net.state_dict(), 'x.pth') == []
