@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -10,7 +11,7 @@ from typing import Any
 import cv2
 
 from basicsr.data import build_dataloader, build_dataset
-from basicsr.metrics import better_is
+from basicsr.metrics import better_is, most_of
 from basicsr.models import build_model
 from basicsr.models.contract import is_of_users
 from basicsr.options.blame import names_option
@@ -117,14 +118,23 @@ def evaluate(opt: dict, models: dict[str, Any], loaders: list[Any]) -> Results:
         opt: The resolved options of a training or a test.
         models: By label, from `build_networks`; the last is the main one.
         loaders: From `build_loaders`.
+
+    Raises:
+        ValueError: A picture cannot be measured: a network makes NaN of it, say; the message has the label.
     """
-    better = {name: better_is(section) for name, section in ((opt.get('val') or {}).get('metrics') or {}).items()}
-    results = Results(opt['name'], better)
+    metrics = (opt.get('val') or {}).get('metrics') or {}
+    better = {name: better_is(section) for name, section in metrics.items()}
+    most = {name: most_of(section) for name, section in metrics.items() if most_of(section) < math.inf}
+    results = Results(opt['name'], better, most=most)
     by_themselves = set()
     for label, model in models.items():
         results.scores[label] = {}
         for loader in loaders:
-            name, images = loader.dataset.opt['name'], _validated(model, loader, label)
+            name = loader.dataset.opt['name']
+            try:
+                images = _validated(model, loader, label)
+            except ValueError as error:
+                raise ValueError(_with_label(str(error), label, opt)) from error
             results.scores[label][name] = dict(images)
             if not model.image_results:
                 by_themselves.add(name)
@@ -149,13 +159,20 @@ def _validated(model: Any, loader: Any, label: str) -> list[tuple[str, dict[str,
     """(name, scores) of each picture; of pictures with the same name, the second is called `name (2)`.
 
     A model that validates by itself, as those of BasicSR do, has one entry for all: the means.
+
+    Raises:
+        ValueError: A picture cannot be measured, or a mean is NaN or infinite.
     """
     model.image_results = []
     vars(model).pop('metric_results', None)  # of the set before
     model.validation(loader, label, None, model.opt['val']['save_img'])
     if not model.image_results:
         get_root_logger().info('%s validates by itself: of %s there are means alone', type(model).__name__, label)
-        return [(_MEAN.format(len(loader.dataset)), dict(getattr(model, 'metric_results', {})))]
+        means = dict(getattr(model, 'metric_results', {}))
+        for metric, mean in means.items():
+            if not math.isfinite(mean):
+                raise ValueError(f'{loader.dataset.opt["name"]}: the mean of {metric} is {mean}')
+        return [(_MEAN.format(len(loader.dataset)), means)]
     seen: Counter[str] = Counter()
     images = []
     for name, scores in model.image_results:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import math
+from collections.abc import Sequence
 from typing import Any
 
+from basicsr.metrics.metric_util import NoValue
 from basicsr.metrics.niqe import calculate_niqe
 from basicsr.metrics.perceptual import calculate_dists, calculate_lpips
 from basicsr.metrics.psnr_ssim import calculate_psnr, calculate_psnr_pt, calculate_ssim, calculate_ssim_pt
 from basicsr.utils.registry import METRIC_REGISTRY
 
 __all__ = [
+    'NoValue',
     'better_is',
     'calculate_dists',
     'calculate_lpips',
@@ -20,7 +24,10 @@ __all__ = [
     'calculate_psnr_pt',
     'calculate_ssim',
     'calculate_ssim_pt',
+    'check_size',
+    'most_of',
     'needs_ground_truth',
+    'perfect_in_words',
 ]
 
 
@@ -37,8 +44,34 @@ def needs_ground_truth(opt: dict[str, Any]) -> bool:
     return 'img2' in inspect.signature(METRIC_REGISTRY.get(opt['type'])).parameters
 
 
+def most_of(opt: dict[str, Any]) -> float:
+    """The most that a value of this section's metric counts, by its attribute `most`; infinite for most metrics.
+
+    PSNR is infinite for a picture equal to the truth, and so would be a mean that it is part of: it counts at most 100
+    dB. That applies wherever the options choose the metric: to validation, tests, intervals, tables and grids alike.
+    """
+    return getattr(METRIC_REGISTRY.get(opt['type']), 'most', math.inf) if 'type' in opt else math.inf
+
+
+def perfect_in_words(values: Sequence[float], most: float) -> str:
+    """'2 of 5 pictures at the most that counts, 100', or '' where there is none."""
+    count = sum(value >= most for value in values)
+    return f'{count} of {len(values)} pictures at the most that counts, {most:g}' if count and most < math.inf else ''
+
+
+def check_size(height: int, width: int, opt: dict[str, Any]) -> None:
+    """Ask this section's metric, by its attribute `check_size`, whether it can measure pictures of a size.
+
+    Raises:
+        ValueError: They are too small.
+    """
+    check = getattr(METRIC_REGISTRY.get(opt['type']), 'check_size', None)
+    if check is not None:
+        check(height, width, opt)
+
+
 def calculate_metric(data: dict[str, Any], opt: dict[str, Any]) -> float:
-    """Compute the metric `opt['type']` for `data`.
+    """Compute the metric `opt['type']` for `data`; values above `most_of(opt)` are that.
 
     Args:
         data: Arguments of the metric that differ from picture to picture, usually `img` and `img2`.
@@ -46,10 +79,15 @@ def calculate_metric(data: dict[str, Any], opt: dict[str, Any]) -> float:
 
     Raises:
         KeyError: No metric has that name.
-        ValueError: `opt` has no `type`.
+        ValueError: `opt` has no `type`, the metric cannot measure such pictures, or it returns no number.
+        NoValue: It has no value for these.
     """
     arguments = dict(opt)
     if 'type' not in arguments:
         raise ValueError(f'a metric section needs `type`, one of {", ".join(sorted(METRIC_REGISTRY.keys()))}')
     arguments.pop('better', None)  # the framework's, see `better_is`
-    return METRIC_REGISTRY.get(arguments.pop('type'))(**data, **arguments)
+    value = METRIC_REGISTRY.get(arguments.pop('type'))(**data, **arguments)
+    try:
+        return min(float(value), most_of(opt))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f'{opt["type"]} returns {value!r}, which is no number') from error

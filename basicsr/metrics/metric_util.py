@@ -5,6 +5,20 @@ from __future__ import annotations
 import numpy as np
 
 from basicsr.utils.color_util import bgr2ycbcr
+from basicsr.utils.img_util import crop_border as crop_picture
+
+
+class NoValue(ValueError):
+    """A metric has no value for a picture that it can take otherwise: a flat one, say."""
+
+
+def cropped_size(height: int, width: int, crop_border: int) -> tuple[int, int]:
+    """The size of a picture without `crop_border` pixels at each side.
+
+    Raises:
+        ValueError: Nothing is left.
+    """
+    return crop_picture(np.broadcast_to(np.uint8(0), (height, width)), crop_border).shape
 
 
 def reorder_image(img: np.ndarray, input_order: str = 'HWC') -> np.ndarray:

@@ -17,7 +17,7 @@ from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 from scipy.special import gamma
 
-from basicsr.metrics.metric_util import reorder_image, to_y_channel
+from basicsr.metrics.metric_util import NoValue, cropped_size, reorder_image, to_y_channel
 from basicsr.utils.img_util import crop_border as crop_picture
 from basicsr.utils.matlab_functions import imresize
 from basicsr.utils.registry import METRIC_REGISTRY
@@ -54,21 +54,17 @@ def calculate_niqe(
     Raises:
         FileNotFoundError, ValueError: As `pristine_model`; or the picture has fewer than two blocks of 96x96, or
             `convert_to` is unknown.
+        NoValue: The picture is flat nearly everywhere.
     """
     mu, cov = pristine_model(params)
     grey = crop_picture(_grey(reorder_image(img, input_order), convert_to), crop_border)
-    rows, columns = grey.shape[0] // _BLOCK, grey.shape[1] // _BLOCK
-    if rows * columns < 2:
-        raise ValueError(
-            f'NIQE needs two blocks of {_BLOCK}x{_BLOCK} pixels after cropping; the picture has '
-            f'{grey.shape[0]}x{grey.shape[1]}'
-        )
+    rows, columns = _blocks(*grey.shape)
     grey = grey[: rows * _BLOCK, : columns * _BLOCK]
     half = imresize(grey / 255, 0.5).astype(np.float64) * 255
     features = np.hstack([_features(grey, _BLOCK), _features(half, _BLOCK // 2)])
     complete = features[~np.isnan(features).any(axis=1)]
     if len(complete) < 2:
-        raise ValueError('NIQE has no value for a picture that is flat nearly everywhere')
+        raise NoValue('NIQE has no value for a picture that is flat nearly everywhere')
     difference = mu - np.nanmean(features, axis=0)
     pooled = (cov + np.cov(complete, rowvar=False)) / 2
     return float(np.sqrt(difference @ np.linalg.pinv(pooled) @ difference))  # equation 10
@@ -85,7 +81,20 @@ def _check_options(given: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield 'params', str(error).removeprefix('params: ')
 
 
+def _blocks(height: int, width: int) -> tuple[int, int]:
+    """How many rows and columns of blocks there are in a cropped picture."""
+    rows, columns = height // _BLOCK, width // _BLOCK
+    if rows * columns < 2:
+        raise ValueError(
+            f'NIQE needs two blocks of {_BLOCK}x{_BLOCK} pixels after cropping; the picture has {height}x{width}'
+        )
+    return rows, columns
+
+
 calculate_niqe.check_options = _check_options
+calculate_niqe.check_size = lambda height, width, given: _blocks(
+    *cropped_size(height, width, given.get('crop_border', 0))
+)
 
 
 @lru_cache(maxsize=4)

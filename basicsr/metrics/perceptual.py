@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from basicsr.metrics.metric_util import reorder_image
+from basicsr.metrics.metric_util import cropped_size, reorder_image
 from basicsr.utils.img_util import crop_border as crop_picture
 from basicsr.utils.img_util import img2tensor
+from basicsr.utils.misc import is_out_of_memory
 from basicsr.utils.registry import METRIC_REGISTRY
 
 
@@ -38,7 +39,7 @@ def calculate_lpips(
     Raises:
         ImportError: The package pyiqa is missing.
         FileNotFoundError: Its weights are not on this machine and cannot be downloaded.
-        ValueError: The shapes differ.
+        ValueError: The shapes differ, or the pictures are too small for the network.
     """
     return _distance(_model('lpips', net=net), img, img2, crop_border, input_order)
 
@@ -74,6 +75,9 @@ def _check_with(make: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, An
     return check
 
 
+calculate_lpips.check_size = calculate_dists.check_size = lambda height, width, given: cropped_size(
+    height, width, given.get('crop_border', 0)
+)
 calculate_lpips.check_options = _check_with(lambda given: _model('lpips', net=given.get('net', 'alex')))
 calculate_dists.check_options = _check_with(lambda given: _model('dists'))
 
@@ -99,8 +103,17 @@ def _distance(model: torch.nn.Module, img: np.ndarray, img2: np.ndarray, crop_bo
         raise ValueError(f'the pictures to compare differ in shape: {img.shape} and {img2.shape}')
     first, second = (_as_batch(crop_picture(reorder_image(one, input_order), crop_border)) for one in (img, img2))
     device = torch.device('cuda', torch.cuda.current_device()) if torch.cuda.is_available() else torch.device('cpu')
-    with torch.inference_mode():
-        return float(model.to(device)(first.to(device), second.to(device)))
+    try:
+        with torch.inference_mode():
+            return float(model.to(device)(first.to(device), second.to(device)))
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        size = 'x'.join(map(str, first.shape[-2:]))
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f'the network of the metric does not take {size} pixels, the cropped size: {reason}'
+        ) from error
 
 
 def _as_batch(img: np.ndarray) -> Tensor:

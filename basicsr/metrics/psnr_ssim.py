@@ -11,13 +11,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from basicsr.metrics.metric_util import reorder_image, to_y_channel
+from basicsr.metrics.metric_util import cropped_size, reorder_image, to_y_channel
 from basicsr.utils.color_util import rgb2ycbcr_pt
 from basicsr.utils.img_util import crop_border as crop_picture
+from basicsr.utils.img_util import img2tensor
 from basicsr.utils.registry import METRIC_REGISTRY
 
 Picture = TypeVar('Picture', np.ndarray, Tensor)
 
+PERFECT = 100.0
+"""The most that PSNR counts in means, in dB: more than any difference that 8 bits leave visible."""
 _WINDOW = cv2.getGaussianKernel(11, 1.5)
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
@@ -84,12 +87,12 @@ def calculate_ssim(
 
 @METRIC_REGISTRY.register()
 def calculate_psnr_pt(
-    img: Tensor, img2: Tensor, crop_border: int, test_y_channel: bool = False, **kwargs: Any
+    img: Tensor | np.ndarray, img2: Tensor | np.ndarray, crop_border: int, test_y_channel: bool = False, **kwargs: Any
 ) -> Tensor:
     """Return the PSNR of each pair of a batch, (n,) float64, in dB; 80 for equal pictures.
 
     Args:
-        img: (n, 3, h, w) or (n, 1, h, w), RGB in [0, 1].
+        img: (n, 3, h, w) or (n, 1, h, w), RGB in [0, 1]; or, as for options, a picture as `calculate_psnr` takes it.
         img2: As `img`.
         crop_border: Pixels to leave out at each side.
         test_y_channel: Compare the luma only.
@@ -105,12 +108,12 @@ def calculate_psnr_pt(
 
 @METRIC_REGISTRY.register()
 def calculate_ssim_pt(
-    img: Tensor, img2: Tensor, crop_border: int, test_y_channel: bool = False, **kwargs: Any
+    img: Tensor | np.ndarray, img2: Tensor | np.ndarray, crop_border: int, test_y_channel: bool = False, **kwargs: Any
 ) -> Tensor:
     """Return the SSIM of each pair of a batch, (n,) float64.
 
     Args:
-        img: (n, 3, h, w) or (n, 1, h, w), RGB in [0, 1].
+        img: (n, 3, h, w) or (n, 1, h, w), RGB in [0, 1]; or, as for options, a picture as `calculate_psnr` takes it.
         img2: As `img`.
         crop_border: Pixels to leave out at each side.
         test_y_channel: Compare the luma only.
@@ -128,6 +131,19 @@ def calculate_ssim_pt(
         return F.conv2d(batch, window, groups=channels)
 
     return _ssim_map(first * 255, second * 255, blur).mean((1, 2, 3))
+
+
+def _check_psnr_size(height: int, width: int, given: dict[str, Any]) -> None:
+    cropped_size(height, width, given.get('crop_border', 0))
+
+
+def _check_ssim_size(height: int, width: int, given: dict[str, Any]) -> None:
+    _check_window(*cropped_size(height, width, given.get('crop_border', 0)))
+
+
+calculate_psnr.most = PERFECT
+calculate_psnr.check_size = calculate_psnr_pt.check_size = _check_psnr_size
+calculate_ssim.check_size = calculate_ssim_pt.check_size = _check_ssim_size
 
 
 def _ssim_map(first: Picture, second: Picture, blur: Callable[[Picture], Picture]) -> Picture:
@@ -152,20 +168,28 @@ def _prepare(
     return pictures[0].astype(np.float64), pictures[1].astype(np.float64)
 
 
-def _prepare_pt(img: Tensor, img2: Tensor, crop_border: int, test_y_channel: bool) -> tuple[Tensor, Tensor]:
+def _prepare_pt(
+    img: Tensor | np.ndarray, img2: Tensor | np.ndarray, crop_border: int, test_y_channel: bool
+) -> tuple[Tensor, Tensor]:
     """Return both batches as float64, cropped."""
+    img, img2 = (_as_batch(one) for one in (img, img2))
     if img.shape != img2.shape or img.ndim != 4:
         raise ValueError(
             f'the batches to compare are not (n, c, h, w) of one shape: {tuple(img.shape)} and {tuple(img2.shape)}'
         )
-    height, width = img.shape[2:]
-    if not 0 <= 2 * crop_border < min(height, width):
-        raise ValueError(f'crop_border {crop_border} does not fit pictures of {height}x{width} pixels')
-    rows, columns = slice(crop_border, height - crop_border), slice(crop_border, width - crop_border)
+    cropped_size(*img.shape[2:], crop_border)
+    rows, columns = (slice(crop_border, side - crop_border) for side in img.shape[2:])
     batches = [batch[..., rows, columns].double() for batch in (img, img2)]
     if test_y_channel and img.shape[1] == 3:
         batches = [rgb2ycbcr_pt(batch, y_only=True) for batch in batches]
     return batches[0], batches[1]
+
+
+def _as_batch(img: Tensor | np.ndarray) -> Tensor:
+    """A batch as it is; a picture (h, w[, 3]), BGR in [0, 255], as a batch of one."""
+    if isinstance(img, Tensor):
+        return img
+    return img2tensor(img if img.ndim == 3 else img[..., None])[None] / 255
 
 
 def _check_window(height: int, width: int) -> None:

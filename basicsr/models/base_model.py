@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -194,8 +195,10 @@ class BaseModel(Optimizing, Saving):
         }
 
     def _update_best_metric_result(self, dataset_name: str, metric: str, val: float, current_iter: int) -> None:
+        """Keep `val` where it is strictly better than those before; one that is not finite never is."""
         best = self.best_metric_results[dataset_name][metric]
-        if val >= best['val'] if best['better'] == 'higher' else val <= best['val']:
+        is_better = val > best['val'] if best['better'] == 'higher' else val < best['val']
+        if math.isfinite(val) and (is_better or not math.isfinite(best['val'])):
             best['val'], best['iter'] = val, current_iter
 
     def get_current_log(self) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import Counter
@@ -15,13 +16,14 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from basicsr.data.prefetch_dataloader import read_ahead
-from basicsr.metrics import calculate_metric, needs_ground_truth
+from basicsr.metrics import NoValue, calculate_metric, most_of, needs_ground_truth, perfect_in_words
 from basicsr.models.base_model import BaseModel
 from basicsr.models.contract import is_replaced
 from basicsr.runs.stopping import end_if_broken_off
 from basicsr.utils.dist_util import all_gather, get_dist_info
 from basicsr.utils.img_util import imwrite, tensor2img
 from basicsr.utils.logger import get_root_logger
+from basicsr.utils.misc import not_finite
 
 _UNSCORED = 4
 """Pictures of a validation that may wait to be scored and written."""
@@ -95,11 +97,15 @@ class PictureModel(BaseModel):
         with self.rehearsed():
             visuals = self.test_sample(data, self.opt['datasets'][key].get('name', key))
             self.forget_batch()
+        if broken := not_finite(visuals['result']):
+            raise ValueError(f'network_g: of its output, {broken}')
         self.check_result(visuals, key)
         failed = {}
         for name, content in ((self.opt.get('val') or {}).get('metrics') or {}).items():
             try:
-                self._scores(visuals, {name: content}, None)
+                without = self._scores(visuals, {name: content}, None)[1]
+                if without:
+                    raise ValueError(without[0])
             except Exception as error:  # metrics of users raise anything
                 failed[f'val.metrics.{name}'] = error
         return failed
@@ -153,11 +159,12 @@ class PictureModel(BaseModel):
                 begin = time.perf_counter()
                 visuals = self.test_sample(val_data, dataset_name)
                 busy += time.perf_counter() - begin
-                if tb_logger and len(results) < _SHOWN_PICTURES:
+                if tb_logger and len(results) < _SHOWN_PICTURES and not not_finite(visuals['result']):
                     picture = visuals['result'][0].float().clamp(0, 1)
                     tb_logger.add_image(f'{dataset_name}/{img_name}', picture, current_iter)
                 path = self._image_path(dataset_name, img_name, current_iter) if save_img else None
-                results.append((img_name, pool.submit(self._scores, visuals, metrics, path)))
+                picture = f'{dataset_name}, picture {val_data["lq_path"][0]}'
+                results.append((img_name, pool.submit(self._measure, visuals, metrics, path, picture)))
                 if len(results) > _UNSCORED:
                     results[-_UNSCORED][1].result()  # pictures must not pile up
                 self.forget_batch()
@@ -170,24 +177,68 @@ class PictureModel(BaseModel):
             )  # fmt: skip
         return scored
 
-    def _scores(self, visuals: dict[str, Tensor], metrics: dict[str, dict], path: str | None) -> dict[str, float]:
-        """Metrics of one picture, which is written to `path`; without ground truth, those that need none."""
+    def _measure(
+        self, visuals: dict[str, Tensor], metrics: dict[str, dict], path: str | None, picture: str
+    ) -> dict[str, float]:
+        """As `_scores`. In a training a picture without a value is logged; elsewhere it is an error.
+
+        Raises:
+            ValueError: `picture` cannot be measured.
+        """
+        try:
+            scores, without = self._scores(visuals, metrics, path)
+            if without and not self.opt['is_train']:
+                raise ValueError('; '.join(without))
+        except ValueError as error:
+            raise ValueError(f'{picture}: {error}') from error
+        if without:
+            get_root_logger().error('%s: %s. Means that it is part of are NaN, and never the best', picture,
+                                    '; '.join(without))  # fmt: skip
+        return scores
+
+    def _scores(
+        self, visuals: dict[str, Tensor], metrics: dict[str, dict], path: str | None
+    ) -> tuple[dict[str, float], list[str]]:
+        """Measure one picture, and write it to `path`; without ground truth, with metrics that need none.
+
+        Returns:
+            By metric, a finite value, or NaN where there is none; and why there is none.
+
+        Raises:
+            ValueError: A metric cannot compare such pictures.
+        """
+        metrics = {name: one for name, one in metrics.items() if 'gt' in visuals or not needs_ground_truth(one)}
+        if broken := not_finite(visuals['result']):  # neither scored as a black picture, nor written as one
+            return dict.fromkeys(metrics, math.nan), [f'of the output of the network, {broken}']
         pair = {'img': tensor2img([visuals['result']])}
         if path:
             imwrite(pair['img'], path)
         if 'gt' in visuals:
+            if broken := not_finite(visuals['gt']):
+                raise ValueError(f'of gt, {broken}')
             pair['img2'] = tensor2img([visuals['gt']])
-        return {
-            name: calculate_metric(pair, content)
-            for name, content in metrics.items()
-            if 'img2' in pair or not needs_ground_truth(content)
-        }
+        scores, without = {}, []
+        for name, content in metrics.items():
+            try:
+                scores[name] = calculate_metric(pair, content)
+                if not math.isfinite(scores[name]):
+                    raise NoValue(f'is {scores[name]}')
+            except NoValue as error:
+                scores[name] = math.nan
+                without.append(f'val.metrics.{name}: {error}')
+            except ValueError as error:
+                raise ValueError(f'val.metrics.{name}: {error}') from error
+        return scores, without
 
     def _conclude_validation(
         self, images: list[tuple[str, dict[str, float]]], dataset_name: str, current_iter: int | str, tb_logger: Any
     ) -> None:
         self.image_results, self.metric_results = images, {}
-        measured = images[0][1] if images else {}
+        names = dict.fromkeys(name for _, scores in images for name in scores)
+        measured = [name for name in names if all(name in scores for _, scores in images)]
+        if len(measured) < len(names):
+            missing = ', '.join(name for name in names if name not in measured)
+            get_root_logger().warning('Validation %s: no mean of %s: pictures are without gt', dataset_name, missing)
         if measured:
             self.metric_results = {name: sum(scores[name] for _, scores in images) / len(images) for name in measured}
             self._initialize_best_metric_results(dataset_name)
@@ -207,8 +258,12 @@ class PictureModel(BaseModel):
         parts = []
         for name, value in self.metric_results.items():
             parts.append(f'{name} {value:.4f}')
-            if self.opt['is_train'] and name in best:
-                parts[-1] += f' (best {best[name]["val"]:.4f} at {best[name]["iter"]})'
+            content = (self.opt['val'].get('metrics') or {}).get(name, {})
+            perfect = perfect_in_words([scores[name] for _, scores in self.image_results], most_of(content))
+            notes = [perfect] if perfect else []
+            if self.opt['is_train'] and name in best and best[name]['iter'] != -1:
+                notes.append(f'best {best[name]["val"]:.4f} at {best[name]["iter"]}')
+            parts[-1] += f' ({"; ".join(notes)})' if notes else ''
             if tb_logger:
                 tb_logger.add_scalar(f'metrics/{dataset_name}/{name}', value, current_iter)
         get_root_logger().info('Validation %s: %s', dataset_name, ', '.join(parts))

@@ -81,6 +81,15 @@ class GridResults:
         ]
         return paired_estimate(pairs)
 
+    def perfect(self) -> list[str]:
+        """A line for each cell, metric and domain where pictures are perfect, which counts them."""
+        return [
+            f'{label}, seed {seed}: {line}'
+            for label, seeds in self.variants.items()
+            for seed, results in seeds.items()
+            for line in results.perfect()
+        ]
+
     def missing(self, grid: Grid) -> list[str]:
         """Names of the cells that have no results."""
         return [cell.name for cell in grid.cells if cell.seed not in self.variants.get(cell.variant, {})]
@@ -175,7 +184,7 @@ def tables(found: GridResults) -> Iterator[tuple[list[str], list[list[str]]]]:
 def markdown(grid: Grid, found: GridResults, command: str) -> str:
     """The tables, followed by how they were made and which cells are missing."""
     missing = found.missing(grid)
-    parts = [f'# {grid.title}', *map(in_format, tables(found)), _NOTE, f'    {command}']
+    parts = [f'# {grid.title}', *map(in_format, tables(found)), *found.perfect(), _NOTE, f'    {command}']
     if missing:
         left = f'{len(missing)} of {len(grid.cells)} cells are missing, or were run with other options'
         parts.insert(1, f'{left}: {", ".join(missing)}.')

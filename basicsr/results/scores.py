@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from basicsr.metrics import perfect_in_words
+from basicsr.metrics.psnr_ssim import PERFECT
 from basicsr.results.statistics import Estimate, estimate
 from basicsr.utils.misc import write_text
 
@@ -30,6 +32,7 @@ class Results:
         seen: Domains of the training camera, which are left out of the average.
         domains: By domain, `images`: by picture, the paths `lq` and `gt`, if known.
         main: The network under test; it is compared with each of the others.
+        most: By name, the most that a value counts, of metrics that have such a bound: of a perfect picture.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Results:
     seen: list[str] = field(default_factory=list)
     domains: dict[str, dict[str, dict[str, dict[str, str]]]] = field(default_factory=dict)
     main: str = ''
+    most: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.main = self.main or (self.networks[-1] if self.scores else '')
@@ -74,10 +78,25 @@ class Results:
         pairs = ((self.values(network, one, metric), self.values(other, one, metric)) for one in domains)
         return estimate(*(first - second for first, second in pairs))
 
+    def perfect(self) -> list[str]:
+        """For each metric, network and domain where pictures are perfect, a line that counts them."""
+        lines = []
+        for metric, most in self.most.items():
+            for network, domains in self.scores.items():
+                for domain, pictures in domains.items():
+                    values = [scores[metric] for scores in pictures.values() if metric in scores]
+                    if found := perfect_in_words(values, most):
+                        lines.append(f'{metric} of {network} on {domain}: {found}.')
+        return lines
+
     def save(self, folder: str | os.PathLike) -> None:
-        """Write `results.json`."""
+        """Write `results.json`.
+
+        Raises:
+            ValueError: A score is NaN or infinite, which JSON has no number for.
+        """
         content = {**asdict(self), 'networks': self.networks}
-        write_text(Path(folder) / FILE, json.dumps(content, indent=1) + '\n')
+        write_text(Path(folder) / FILE, json.dumps(content, indent=1, allow_nan=False) + '\n')
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> Results:
@@ -91,7 +110,8 @@ class Results:
         if not path.is_file():
             raise FileNotFoundError(f'there is no {path}; basicsr/test.py and the end of a training write it')
         try:
-            content = json.loads(path.read_text())
+            # Files of earlier versions hold `Infinity`, the PSNR of a perfect picture.
+            content = json.loads(path.read_text(encoding='utf-8'), parse_constant={'Infinity': PERFECT}.__getitem__)
             del content['networks']
             return cls(**content)
         except (ValueError, TypeError, KeyError) as error:

@@ -116,7 +116,7 @@ def summary(results: Results, style: str = 'github') -> str:
 
 def report(results: Results, style: str = 'github') -> str:
     """All tables of a test, one after the other, with notes on how to read them."""
-    parts = [summary(results, style)]
+    parts = [summary(results, style), *results.perfect()]
     if results.measured(results.domains, everywhere=False):
         parts += [INTERVALS, in_format(interval_rows(results), style)]
         if results.others:

@@ -11,7 +11,6 @@ most; and `differences.png`, the paired differences of each domain's pictures.
 from __future__ import annotations
 
 import argparse
-import math
 import runpy
 import sys
 from collections.abc import Mapping, Sequence
@@ -46,7 +45,7 @@ def choose(option: str, wanted: str | None, known: Sequence[str], default: str) 
 def gains(results: Results, metric: str, network: str, reference: str) -> dict[str, dict[str, float]]:
     """By domain and picture, how much better `network` is than `reference`: positive is better for any metric.
 
-    Only pictures with finite values for both are included: PSNR is infinite for a picture equal to the ground truth.
+    Pictures that both networks have values for are included; a PSNR counts at most 100 dB.
     """
     sign = -1 if results.metrics[metric] == 'lower' else 1
     found: dict[str, dict[str, float]] = {}
@@ -57,7 +56,6 @@ def gains(results: Results, metric: str, network: str, reference: str) -> dict[s
             for picture, scores in pictures.items()
             if metric in scores and metric in others[picture]
         }
-        values = {picture: value for picture, value in values.items() if math.isfinite(value)}
         if values:
             found[domain] = values
     if not found:
