@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
+import platform
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-try:
-    import fcntl
-except ImportError:  # Windows: torch's own lock has to suffice
-    fcntl = None
+from basicsr.ops.selective_scan.library_cache import is_intact, keep, private_folder
+from basicsr.runs.lock import locked
 
 SOURCE = Path(__file__).with_name('csrc') / 'scan.cpp'
 TILE = 32  # T of the source
+_WAIT_SECONDS = 300
+"""For another process that compiles; a build takes about 15 s, and longer on a busy machine."""
 
 _INSTRUCTIONS = {
     'AVX512': ['-mavx512f', '-mavx512dq', '-mavx512vl', '-mavx512bw', '-mavx2', '-mfma', '-mf16c'],
@@ -37,16 +38,7 @@ def _flags() -> list[str]:
     return ['-O3', '-fopenmp', *names, *_INSTRUCTIONS[capability]]
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock file `path`; the system releases it when the process ends, however that happens."""
-    with open(path, 'w') as file:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _build(library: Path) -> None:
+def _build(library: Path, about: dict[str, Any]) -> None:
     """Compile into a temporary folder beside `library`, and rename."""
     from torch.utils import cpp_extension
 
@@ -57,6 +49,8 @@ def _build(library: Path) -> None:
         os.environ['PATH'] = os.pathsep.join([ninja.BIN_DIR, os.environ.get('PATH', '')])
     except ImportError:
         pass  # the system may provide one
+    for left in library.parent.glob('build-*'):  # by a process that was killed: whoever builds has the lock
+        shutil.rmtree(left, ignore_errors=True)
     folder = tempfile.mkdtemp(dir=library.parent, prefix='build-')
     try:
         # Not linked to an OpenMP library: torch has loaded one already, and two in a process would conflict.
@@ -67,30 +61,54 @@ def _build(library: Path) -> None:
             build_directory=folder,
             is_python_module=False,
         )
-        os.replace(next(Path(folder).glob('*.so')), library)
+        keep(next(Path(folder).glob('*.so')), library, {**about, 'compiler': cpp_extension.get_cxx_compiler()})
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _ingredients() -> dict[str, Any]:
+    """What a build depends on: its name is a digest of it."""
+    return {
+        'source': hashlib.sha256(SOURCE.read_bytes()).hexdigest(),
+        'flags': _flags(),
+        'torch': [torch.__version__, torch.version.git_version, torch.compiled_with_cxx11_abi()],
+        'machine': [platform.machine(), *platform.libc_ver()],
+    }
+
+
+def _library(about: dict[str, Any]) -> Path:
+    """The place of the build, in torch's own folder for extensions."""
+    key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
+    # Without the import of torch's builder, which takes a second.
+    caches = Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()
+    folder = Path(os.environ.get('TORCH_EXTENSIONS_DIR') or caches / 'torch_extensions')
+    return private_folder(folder / 'basicsr_scan') / f'scan-{key}.so'
+
+
 @cache
 def load() -> None:
-    """Load the operators, building them first if this source, torch and instruction set have no build yet.
+    """Load the operators, building them first if there is no intact build for this source, torch and machine yet.
 
     Raises:
-        Exception: There is no compiler, or the build fails.
+        Exception: There is no compiler, or the build fails; or another process has not ended one for minutes.
     """
-    key = hashlib.sha256('\n'.join([SOURCE.read_text(), torch.__version__, *_flags()]).encode()).hexdigest()[:16]
-    # Torch's own folder for extensions, without the import of its builder, which takes a second.
-    caches = Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()
-    folder = Path(os.environ.get('TORCH_EXTENSIONS_DIR') or caches / 'torch_extensions') / 'basicsr_scan'
-    folder.mkdir(parents=True, exist_ok=True)
-    library = folder / f'scan-{key}.so'
-    if not library.is_file():
-        with _locked(folder / f'scan-{key}.lock'):
-            if not library.is_file():
-                _build(library)
+    about = _ingredients()
+    library = _library(about)
+    if not is_intact(library):
+        lock = library.with_suffix('.lock')
+        if lock.is_symlink():  # the folder was open to others once
+            lock.unlink()
+        with locked(lock, 'the compiler of the selective scan', _WAIT_SECONDS, _say_waiting):
+            if not is_intact(library):
+                if os.path.lexists(library):
+                    logging.getLogger('basicsr').warning('%s is not what was built: building it again', library)
+                _build(library, about)
                 return  # the build loads it as well
     torch.ops.load_library(str(library))
+
+
+def _say_waiting(text: str) -> None:
+    logging.getLogger('basicsr').warning('Waiting up to %d s: %s', _WAIT_SECONDS, text)
 
 
 def kept_shape(delta: Tensor, state: int) -> tuple[int, ...]:

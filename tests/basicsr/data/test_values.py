@@ -181,7 +181,7 @@ def tiff(order, big, subfiles):
 @pytest.mark.parametrize('order', '<>')
 @pytest.mark.parametrize('big', [False, True])
 def test_reduced_copies_and_masks_of_a_page_are_no_pages(order, big):
-    with pytest.raises(ValueError, match='bytes that are no complete picture|refuses to decode'):
+    with pytest.raises(ValueError, match=r'bytes that are no complete picture|refuses to decode'):
         imfrombytes(tiff(order, big, [0, 1, 4]))  # one page, of which there are no pixels
     with pytest.raises(ValueError, match='it holds 2 pictures'):
         imfrombytes(tiff(order, big, [0, 1, 0]))

@@ -1,15 +1,16 @@
 import importlib
 import os
+import re
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
 import basicsr.ops.selective_scan as selective_scan_module
-from basicsr.ops.selective_scan import available_backends, selective_scan
+from basicsr.ops.selective_scan import available_backends, cpu_scan, selective_scan
 from basicsr.ops.selective_scan.operator import scan, scan_backward
 
 FAST = [
@@ -275,14 +276,21 @@ needs_compiler = pytest.mark.skipif('cpu' not in available_backends('cpu'), reas
 
 @needs_compiler
 def test_built_once_by_processes_that_start_together(tmp_path):
+    """One waits for another that is killed, beside half a library, which must not be loaded."""
     (killed := start(tmp_path)).stdout.readline()  # 'Compiling …': it holds the lock now
-    time.sleep(1)
+    killed.send_signal(signal.SIGSTOP)
+    waits = (waiting := start(tmp_path)).stdout.readline()
+    assert re.search(rf'Waiting up to \d+ s: .* in use by process {killed.pid} on .* since \d{{4}}-', waits)
+    whole = cpu_scan._library(cpu_scan._ingredients())
+    (tmp_path / 'basicsr_scan' / whole.name).write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     killed.kill()
     killed.communicate()
-    printed = [finish(process) for process in [start(tmp_path), start(tmp_path)]]
+    printed = [finish(process) for process in [waiting, start(tmp_path)]]
     assert sum(text.count('Compiling the selective scan') for text in printed) == 1
+    assert sum(text.count('is not what was built: building it again') for text in printed) == 1
     assert all(text.count('Selective scan on cpu: backend cpu') == 1 for text in printed)
-    assert len(list((tmp_path / 'basicsr_scan').glob('*.so'))) == 1
+    left = sorted(path.name for path in (tmp_path / 'basicsr_scan').iterdir())
+    assert left == [f'{whole.stem}.json', whole.name], 'nor does anything stay of the one that was killed'
 
 
 @needs_compiler
