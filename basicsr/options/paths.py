@@ -25,7 +25,7 @@ def resolved(root: Path, path: str, option: str) -> str:
 
 def resolve_arguments(opt: dict, root: Path) -> None:
     """Resolve the relative paths of every section with a `type` against `root`, in place."""
-    for option, section, key in _path_arguments(opt):
+    for option, section, key in arguments_with_paths(opt):
         value = section[key]
         if isinstance(value, str):
             section[key] = resolved(root, value, option)
@@ -40,7 +40,7 @@ def resolve_arguments(opt: dict, root: Path) -> None:
 def missing_arguments(opt: dict) -> list[str]:
     """The missing files and folders that sections with a `type` name: `network_g.checkpoint: <path>`."""
     missing = []
-    for option, section, key in _path_arguments(opt):
+    for option, section, key in arguments_with_paths(opt):
         several = isinstance(section[key], list | tuple)
         for index, path in enumerate(section[key] if several else [section[key]]):
             if isinstance(path, str) and not Path(path).exists():
@@ -48,7 +48,7 @@ def missing_arguments(opt: dict) -> list[str]:
     return missing
 
 
-def _path_arguments(opt: dict) -> Iterator[tuple[str, dict, str]]:
+def arguments_with_paths(opt: dict) -> Iterator[tuple[str, dict, str]]:
     """(option, section, key) of each argument that is set and may be a path."""
     for name, choice, section in _chosen(options_section(), opt, ''):
         factory = find(choice, section.get('type'))

@@ -15,14 +15,15 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from basicsr.options.resolve import dict2str
 from basicsr.reproduce.grid import Cell, Grid
+from basicsr.reproduce.inputs import Inputs
 from basicsr.results.scores import FILE, Results
-from basicsr.runs.identity import differences
 from basicsr.utils.misc import write_text
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,8 +38,9 @@ class CellFailed(Exception):
 class Cells:
     """The cells of a grid and their files in its folder.
 
-    `cells/<name>.json` records the options that a cell was run with, `<name>.yml` and `<name>_test.yml` are its option
-    files, and `<name>.log` is the output of its processes. They write to `experiments/<name>/` and `results/<name>/`.
+    `cells/<name>.json` records what a cell was run with, see `Inputs`; `<name>.yml` and `<name>_test.yml` are its
+    option files, and `<name>.log` is the output of its processes. They write to `experiments/<name>/` and
+    `results/<name>/`.
 
     Args:
         grid: The grid.
@@ -48,6 +50,7 @@ class Cells:
     def __init__(self, grid: Grid, jobs: int = 1) -> None:
         self.grid, self.jobs = grid, jobs
         self.folder = grid.folder / 'cells'
+        self.inputs = Inputs(self.folder / 'inputs')
         self._slots: SimpleQueue[int] = SimpleQueue()
         for slot in range(jobs):
             self._slots.put(slot)
@@ -63,7 +66,7 @@ class Cells:
         return (self._results(cell.name) / FILE).is_file()
 
     def is_current(self, cell: Cell) -> bool:
-        """Whether the cell is done and was run with its current options."""
+        """Whether the cell is done and was run with its current options and files."""
         try:
             self.check(cell)
         except ValueError:
@@ -79,26 +82,37 @@ class Cells:
     def _weights(self, cell: Cell) -> Path:
         return self.grid.folder / 'experiments' / cell.name / 'models'
 
-    def check(self, cell: Cell) -> None:
-        """Refuse a cell that was started with other options.
+    def check(self, cell: Cell, again: bool = False) -> dict[str, Any]:
+        """Refuse a cell that was started with other options or files.
+
+        Args:
+            cell: The cell.
+            again: Look at the files of its data sets again, even if that was done before.
+
+        Returns:
+            The record of what it depends on now.
 
         Raises:
-            ValueError: The options differ; the message names them and says what to do.
+            ValueError: The options or files differ; the message names them and says what to do.
         """
-        file = self.folder / f'{cell.name}.json'
+        file, now = self.folder / f'{cell.name}.json', self.inputs.record(cell, again)
         if not file.is_file():
-            return
+            there = [path for path in (self._results(cell.name), self._weights(cell).parent) if path.exists()]
+            if there:
+                raise ValueError(f'{there[0]} has no record {file} of what it was made of; --redo runs the cell again')
+            return now
         try:
             before = json.loads(file.read_text())
-        except ValueError as error:
+            changed = self.inputs.changes(before, now)
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f'{file} is broken ({error}); --redo runs the cell again') from error
-        changed = differences(before, cell.record())
         if changed:
             shown = '\n  '.join(changed[:8] + ([f'and {len(changed) - 8} more'] if len(changed) > 8 else []))
             raise ValueError(
-                f'the cell {cell.name} was run with other options:\n  {shown}\nGive the grid another --name, undo the '
-                'change, or pass --redo: the old files are kept under another name, and the cell runs again'
+                f'the cell {cell.name} was run with other options or files:\n  {shown}\nGive the grid another --name, '
+                'undo the change, or pass --redo: the old files are kept under another name, and the cell runs again'
             )
+        return now
 
     def forget(self, cell: Cell) -> None:
         """Move the files of a cell aside, so that it runs again.
@@ -106,9 +120,10 @@ class Cells:
         Raises:
             ValueError: Another process is at work on it.
         """
-        files = [self.folder / f'{cell.name}.{kind}' for kind in ('json', 'log')]
+        log, record = (self.folder / f'{cell.name}.{kind}' for kind in ('log', 'json'))
         with self._own(cell):
-            for path in (*files, self._results(cell.name), self._weights(cell).parent):
+            # The record goes last: until then the rest is known to be of other options.
+            for path in (self._results(cell.name), self._weights(cell).parent, log, record):
                 if path.exists():
                     number = 1
                     while (kept := path.with_name(f'{path.name}.before_{number}')).exists():
@@ -179,8 +194,8 @@ class Cells:
                     return
                 if self._stopping:
                     raise CellFailed('stopped')
-                self.folder.mkdir(parents=True, exist_ok=True)
-                write_text(self.folder / f'{cell.name}.json', json.dumps(cell.record(), indent=1) + '\n')
+                record = self.check(cell, again=True)  # it may have waited for days
+                write_text(self.folder / f'{cell.name}.json', json.dumps(record, indent=1) + '\n')
                 if cell.train and not (self._weights(cell) / 'net_g_latest.pth').is_file():
                     train = self._option_file(cell.name, cell.train)
                     self._process(cell.name, slot, lock, 'Train_pip.py', '-opt', train, '--auto_resume')
@@ -256,7 +271,10 @@ def _iterations(log: Path) -> int:
 
 @contextmanager
 def _locked(path: Path, name: str) -> Iterator[int]:
-    """Hold a lock that child processes started inside inherit.
+    """Hold a lock that child processes started inside inherit, so that they keep it if this process is killed.
+
+    So it is not one of `basicsr.runs.lock`, which the trainings take for their own folders, and which must end with
+    the process that took it: of a grid that is killed the trainings go on.
 
     Raises:
         ValueError: Another process has it.

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -17,14 +15,12 @@ from basicsr.options.resolve import import_modules_of, missing_data, resolve_dat
 from basicsr.reproduce.grid_file import GridSection, check_changes, grid_section
 from basicsr.runs.user_modules import import_user_modules, on_command_line
 
-__all__ = ['Cell', 'Grid', 'GridSection', 'check_comparable', 'differences', 'grid_section', 'read_grid']
+__all__ = ['Cell', 'Grid', 'GridSection', 'check_comparable', 'grid_section', 'read_grid']
 
 ROOT = Path(__file__).resolve().parents[2]
 """The project's folder, to which paths in option files are relative."""
 PRETRAINING = 'pretraining'
 BICUBIC, BEFORE = 'bicubic', 'pre-trained'
-_FREE = ('num_gpu', 'data_hint', 'logger.print_freq', 'logger.use_tb_logger', 'logger.wandb', 'logger.keep_checkpoints')
-"""Options that do not affect results, and so may differ when a cell is reused."""
 _CHECKPOINTS = 10
 
 
@@ -56,25 +52,6 @@ class Cell:
         weights = opt['path'].get('pretrain_network_g')
         absent = [f'path.pretrain_network_g: {weights}'] if weights and not (ROOT / weights).is_file() else []
         return [*missing_data(opt), *absent]
-
-    def record(self) -> dict[str, Any]:
-        """What must not change if the cell is to be reused, as JSON would return it."""
-        kept = json.loads(json.dumps({'train': _without_free(self.train), 'test': _without_free(self.test)}))
-        kept['files'] = {path: _content(Path(path)) for opt in (self.train, self.test) for path in _files(opt)}
-        return kept
-
-
-def _files(opt: dict) -> Iterator[str]:
-    """Files named in the options whose content affects results: weights and lists of pictures."""
-    for section in (opt.get('path') or {}, *(opt.get('datasets') or {}).values()):
-        for key in ('pretrain_network_g', 'meta_info_file', 'meta_info'):
-            files = section.get(key) or []
-            yield from [files] if isinstance(files, str) else files  # one list of names per folder
-
-
-def _content(path: Path) -> str | None:
-    path = ROOT / path
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 @dataclass(frozen=True)
@@ -268,14 +245,3 @@ def _reference(cell: Cell) -> Cell:
     else:
         opt.update(name=BICUBIC, network_g=bicubic)
     return Cell(opt['name'], opt['name'], 0, {}, opt)
-
-
-def _without_free(opt: dict) -> dict:
-    opt = copy.deepcopy(opt)
-    for path in _FREE:
-        *sections, last = path.split('.')
-        below = opt
-        for section in sections:
-            below = below.get(section) or {}
-        below.pop(last, None)
-    return opt

@@ -80,8 +80,8 @@ def _samples(dataset: Any) -> Iterator[str]:
     if entries is None:
         yield f'{len(dataset)} samples of {type(dataset).__name__}'
         return
-    samples = [[str(path) for path in _files(entry)] for entry in entries]
-    samples += [[os.path.join(folder, 'data.mdb')] for folder in _databases(dataset)]
+    samples = [[str(path) for path in files_of(entry)] for entry in entries]
+    samples += [[os.path.join(folder, 'data.mdb')] for folder in databases_of(dataset)]
     folders = {os.path.dirname(file) for sample in samples for file in sample if os.path.isabs(file)}
     common = os.path.commonpath(folders) if folders else ''
 
@@ -92,13 +92,15 @@ def _samples(dataset: Any) -> Iterator[str]:
         yield from pool.map(described, samples)
 
 
-def _files(entry: Any) -> list[Any]:
+def files_of(entry: Any) -> list[Any]:
+    """The files, or keys of a database, of one entry of a data set's `paths`."""
     if isinstance(entry, dict):
         return [value for value in entry.values() if isinstance(value, str | os.PathLike)]
     return list(entry) if isinstance(entry, list | tuple) else [entry]
 
 
-def _databases(dataset: Any) -> list[str]:
+def databases_of(dataset: Any) -> list[str]:
+    """The LMDBs that a data set reads."""
     backend = getattr(dataset, 'io_backend_opt', None)
     paths = backend.get('db_paths') if isinstance(backend, dict) else None
     groups = [paths] if isinstance(paths, str) else paths or []

@@ -102,6 +102,40 @@ def import_remembered(imports: Any, file: Path) -> None:
         logger.info('%s', line)
 
 
+def source_files(names: Iterable[str], root: Path) -> list[Path]:
+    """The files whose code an entry of `imports` runs: its own, those beside it that it imports, all of a package.
+
+    What else Python finds, such as installed packages that these import, is left out.
+
+    Args:
+        names: Entries that can be imported.
+        root: Folder of the project.
+    """
+    files: dict[Path, None] = {}
+    for name in names:
+        found = _locate(Entry(name, (root,)))
+        file = found.file or Path(_file_of_dotted(found.name) or '')
+        top, folder = found.name.split('.')[0], found.folder or file
+        if found.folder is None:  # up to the folder in which Python searches
+            folder = file.parents[found.name.count('.') + (file.name == '__init__.py')]
+        if (folder / top).is_dir() and top not in _OWN:
+            files.update(dict.fromkeys(sorted((folder / top).rglob('*.py'))))
+        elif file.suffix == '.py':
+            _add_with_siblings(file, files)
+    return list(files)
+
+
+def _add_with_siblings(file: Path, files: dict[Path, None]) -> None:
+    if file in files:
+        return
+    files[file] = None
+    for _, name in _imported_names(file):
+        if (file.parent / f'{name}.py').is_file():
+            _add_with_siblings(file.parent / f'{name}.py', files)
+        elif (file.parent / name / '__init__.py').is_file() and name not in _OWN:
+            files.update(dict.fromkeys(sorted((file.parent / name).rglob('*.py'))))
+
+
 def _spelled(found: _Found, root: Path) -> str:
     if found.file is None:
         return found.name

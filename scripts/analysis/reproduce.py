@@ -4,7 +4,8 @@
     python scripts/analysis/reproduce.py -opt options/experiments/cameras_main.yml --data FOLDER --source CAMERA
 
 Cells run as separate processes; finished ones are reused, and an interrupted run continues where it stopped. A cell
-whose options have changed since it was run is refused. Everything goes to `experiments/<name of the grid>/`.
+whose options, pictures, weights or modules have changed since it was run is refused. Everything goes to
+`experiments/<name of the grid>/`.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add_import_argument(parser)
     parser.add_argument(
-        '--redo', action='store_true', help='run cells again whose options have changed; the old ones are kept'
+        '--redo', action='store_true', help='run cells again whose options or files have changed; the old ones are kept'
     )
     parser.add_argument('--table', action='store_true', help='run nothing; make the table from the finished cells')
     parser.add_argument('--check', action='store_true', help='check all options; write nothing')
@@ -89,7 +90,7 @@ def _is_made(grid: Grid, line: str) -> bool:
 
 
 def refuse_changed(cells: Cells, which: list[Cell], redo: bool) -> None:
-    """Raise a ValueError for cells that were run with other options, or move their files aside."""
+    """Raise a ValueError for cells that were run with other options or files, or move their files aside."""
     for cell in which:
         try:
             cells.check(cell)
@@ -128,6 +129,9 @@ def run(args: argparse.Namespace) -> None:
     if files:
         print(files[0].read_text())
         print('Written: ' + ', '.join(map(str, files)))
+    elif not failed:
+        refuse_changed(cells, [cell for cell in grid.cells if cells.is_done(cell)], redo=False)
+        raise ValueError(f'{grid.folder}: no cell is finished; run the grid without --table')
     if failed:
         raise CellFailed('\n'.join(f'{name}: {message}' for name, message in failed.items()))
 
