@@ -78,6 +78,12 @@ def _first_path(paths: Any) -> str | None:
     return os.fspath(paths) if isinstance(paths, str | os.PathLike) else None
 
 
+def file_of(dataset: Any, index: int) -> str:
+    """The path of an item's lq, or of what there is, where the data set says it; else its index."""
+    paths = getattr(dataset, 'paths', None)
+    return (_first_path(paths[index]) if paths else None) or f'item {index}'
+
+
 def _size_in_head(path: str | None) -> tuple[int, int] | None:
     with suppress(Exception), Image.open(path) as picture:  # whatever a parser comes up with for other bytes
         return picture.size[::-1]

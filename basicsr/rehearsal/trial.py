@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from basicsr.data.samples import Sizes, cut, first_batch, item_of, largest, sizes_of, smallest, undisturbed
-from basicsr.metrics import needs_ground_truth
+from basicsr.data.samples import Sizes, cut, file_of, first_batch, item_of, largest, sizes_of, smallest, undisturbed
+from basicsr.metrics import check_size, needs_ground_truth
 from basicsr.models.contract import ignored_options, is_replaced
 from basicsr.models.in_words import name_of, options_by_part, shapes_in_words
 from basicsr.options.blame import blamed, described, names_option, raised_by, together
@@ -135,6 +135,8 @@ class Rehearsal:
                 for index in _chosen(known[key], key == most):
                     if len(self.mistakes) == count:
                         with_gt.append(self._try_test(model, loader, index))
+                if len(self.mistakes) == count and not is_replaced(model, 'nondist_validation'):
+                    self._look_at_sizes(loader, known[key], with_gt[-1])
         self._look_at_save_best(model, loaders, any(with_gt))
 
     def _key(self, loader: Any) -> str:
@@ -182,6 +184,23 @@ class Rehearsal:
                 self.tried.append(doing)
             self._note_values(data, key)
         return isinstance(data, dict) and 'gt' in data
+
+    def _look_at_sizes(self, loader: Any, sizes: Sizes, has_gt: bool) -> None:
+        """Note the pictures that are too small for a metric; not all are those with the shortest side."""
+        key, scale = self._key(loader), self.opt.get('scale') or 1
+        for name, content in ((self.opt.get('val') or {}).get('metrics') or {}).items():
+            if not has_gt and needs_ground_truth(content):
+                continue
+            found = []
+            for index, (height, width) in sizes.items():
+                try:
+                    check_size(height * scale, width * scale, content)
+                except ValueError as error:
+                    found.append(f'{file_of(loader.dataset, index)}: {error}')
+            if found:
+                more = f', and of {len(found) - 1} others' if len(found) > 1 else ''
+                self.add(ValueError(f'val.metrics.{name}: cannot measure what becomes of {found[0]}{more} of '
+                                    f'{self._label(key)}'))  # fmt: skip
 
     def _note_values(self, data: Any, key: str) -> None:
         metrics = (self.opt.get('val') or {}).get('metrics') or {}
