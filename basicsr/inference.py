@@ -21,7 +21,7 @@ from basicsr.models.tiling import Tiling, fitted
 from basicsr.runs.checkpoint import find_weights, load_checkpoint, load_weights
 from basicsr.utils.img_util import imfrombytes, img2tensor, imwrite, tensor2img, unit_floats
 from basicsr.utils.matlab_functions import imresize
-from basicsr.utils.misc import not_finite
+from basicsr.utils.misc import file_fault, not_finite
 
 _EIGHT_BITS = ('.jpg', '.jpeg', '.bmp', '.webp')
 _NO_ALPHA = ('.jpg', '.jpeg', '.ppm', '.pgm')
@@ -124,6 +124,8 @@ def read_picture(path: str | os.PathLike) -> np.ndarray:
     Raises:
         OSError, ValueError: It cannot be read, or is not a picture.
     """
+    if fault := file_fault(path):
+        raise OSError(f'it is {fault}')
     content = Path(path).read_bytes()
     img = imfrombytes(content, 'unchanged')
     return img if img.ndim == 3 and img.shape[2] not in (1, 3) else imfrombytes(content, 'upright')

@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import argparse
 import glob
+import os
 import runpy
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ if __name__ == '__main__':
 import torch
 from tqdm import tqdm
 
-from basicsr.data.data_util import IMG_EXTENSIONS
+from basicsr.data.data_util import IMG_EXTENSIONS, warn_of_other_pictures
 from basicsr.data.prefetch_dataloader import read_ahead
 from basicsr.inference import Restorer, read_picture, write_picture
 from basicsr.models.tiling import TILE_MODES, Tiling
@@ -55,28 +57,56 @@ def find_pictures(source: str, output: Path, keep_name: bool = False) -> list[tu
     Raises:
         FileNotFoundError, ValueError: Nothing matches, or there are no pictures in it; or a folder is OUTPUT itself.
     """
-    path, below = Path(source), output.resolve()
-    if path.is_file():
+    path, below = Path(source), _real(output)
+    if path.is_file() or (path.is_symlink() and not path.exists()):  # one that leads nowhere is said to
         return [(path, Path(path.name))]
     if path.is_dir():
-        if path.resolve() == below:
+        if _real(path) == below:
             raise ValueError(f'INPUT and OUTPUT are the same folder, {source}; name another OUTPUT')
-        folder, names = path, scandir(path, recursive=True)
+        folder, names = path, list(scandir(path, recursive=True))
+        warn_of_other_pictures(names, repr(source))
         found = [(path / name, Path(path.resolve().name if keep_name else '', name)) for name in names]
     else:
-        matches = [Path(match) for match in sorted(glob.glob(source, recursive=True)) if Path(match).is_file()]
-        if not matches:
-            raise FileNotFoundError(f'there is no picture, no folder and nothing that matches {source!r}')
-        parts = path.parts
-        fixed = next((index for index, part in enumerate(parts) if glob.has_magic(part)), len(parts))
-        folder = Path(*parts[:fixed])
-        found = [(match, match.relative_to(folder)) for match in matches]
+        folder, found = matching(source)
     found = [(file, place) for file, place in found if file.suffix.lower() in IMG_EXTENSIONS]
     if folder.resolve() in below.parents:
-        found = [(file, place) for file, place in found if below not in file.resolve().parents]
+        found = [(file, place) for file, place in found if below not in _real(file).parents]
     if not found:
         raise ValueError(f'no picture is in {source!r}; looked for {", ".join(IMG_EXTENSIONS)}')
     return found
+
+
+def matching(source: str) -> tuple[Path, list[tuple[Path, Path]]]:
+    """What a wildcard matches: (the folder before its first wildcard, files with their paths from there).
+
+    Raises:
+        FileNotFoundError: Nothing matches.
+    """
+    parts = Path(source).parts
+    fixed = next((index for index, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+    folder = Path(*parts[:fixed])
+    if '**' in parts:  # which `glob` would take around links that lead back
+        names = scandir(folder, recursive=True) if folder.is_dir() else ()
+        places = [Path(name) for name in names if _matches(Path(name).parts, parts[fixed:])]
+    else:
+        places = [Path(match).relative_to(folder) for match in glob.glob(source) if not Path(match).is_dir()]
+    if not places:
+        raise FileNotFoundError(f'there is no picture, no folder and nothing that matches {source!r}')
+    return folder, [(folder / place, place) for place in sorted(places)]
+
+
+def _matches(parts: Sequence[str], patterns: Sequence[str]) -> bool:
+    """Whether the parts of a path match those of a wildcard, in which `**` stands for any folders."""
+    if not patterns:
+        return not parts
+    if patterns[0] == '**':
+        return _matches(parts, patterns[1:]) or (bool(parts) and _matches(parts[1:], patterns))
+    return bool(parts) and fnmatch(parts[0], patterns[0]) and _matches(parts[1:], patterns[1:])
+
+
+def _real(path: Path) -> Path:
+    """`Path.resolve`, also of links that lead back to themselves."""
+    return Path(os.path.realpath(path))
 
 
 def plan(inputs: list[str], output: Path, suffix: str = '', ext: str = 'png') -> list[Job]:
@@ -103,9 +133,9 @@ def plan(inputs: list[str], output: Path, suffix: str = '', ext: str = 'png') ->
             (file, output / place.with_name(place.stem + suffix + (place.suffix if ext == 'same' else f'.{ext}')))
             for file, place in found
         ]
-    sources, taken = {file.resolve() for file, _ in jobs}, {}
+    sources, taken = {_real(file) for file, _ in jobs}, {}
     for file, target in jobs:
-        if target.resolve() in sources:
+        if _real(target) in sources:
             raise ValueError(f'OUTPUT would replace the input {target}; name another one')
         if taken.setdefault(target, file) is not file:
             raise ValueError(f'{taken[target]} and {file} would both become {target}; rename one, or see --ext same')

@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
+from basicsr.data.names import IMG_EXTENSIONS, OTHER_PICTURES, RULES, NameList, Spellings, read_names
 from basicsr.utils.file_client import FileClient
 from basicsr.utils.img_util import imfrombytes
 from basicsr.utils.lmdb_util import lmdb_keys
-from basicsr.utils.misc import scandir
+from basicsr.utils.misc import file_fault, scandir
 
-IMG_EXTENSIONS = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm')
 _SHOWN = 5
-
-
-@dataclass(frozen=True)
-class NameList:
-    """Names listed in a text file, or some of them.
-
-    Attributes:
-        file: The text file, for errors.
-        names: Line number and name of each.
-    """
-
-    file: str
-    names: tuple[tuple[int, str], ...]
-
-    def __str__(self) -> str:
-        return self.file
 
 
 def paths_from_folder(folder: str | Path, option: str = 'folder') -> list[str]:
@@ -42,7 +27,7 @@ def paths_from_folder(folder: str | Path, option: str = 'folder') -> list[str]:
 
         Raises:
             FileNotFoundError: There is no such folder.
-            ValueError: It contains no image files.
+            ValueError: It contains no image files, or some that cannot be opened, as links that lead nowhere.
     """
     return [os.path.join(folder, name) for name in _image_names(folder, option)]
 
@@ -53,7 +38,7 @@ def paired_paths_from_folder(
     """Pair the image files of two folders by name.
 
     The ground-truth file `name.ext` belongs to the low-quality file `filename_tmpl.format(name)` with the same
-    extension or, where that is absent, with another one.
+    extension or, where that is absent, with another one. Names may be in different Unicode normalisations.
 
     Args:
         folders: Of the low-quality and the ground-truth pictures.
@@ -66,25 +51,21 @@ def paired_paths_from_folder(
 
     Raises:
         FileNotFoundError: A folder is missing.
-        ValueError: A folder is empty, a file has no counterpart, or the template has no place for the name.
+        ValueError: A folder is empty, a file has no counterpart or cannot be opened, or the template has no place for
+            the name.
     """
     _check_pair_arguments(folders, keys, filename_tmpl)
     (lq_folder, gt_folder), (lq_option, gt_option) = folders, [f'dataroot_{key}{place}' for key in keys]
     lq_free = set(_image_names(lq_folder, lq_option))
     gt_names = _image_names(gt_folder, gt_option)
 
-    partner = {}
-    for name in gt_names:
-        wanted = _lq_name(name, filename_tmpl)
-        if wanted in lq_free:
-            lq_free.remove(wanted)
-            partner[name] = wanted
-    by_stem = {os.path.splitext(name)[0]: name for name in sorted(lq_free, reverse=True)}
-    for name in gt_names:
-        stem = os.path.splitext(_lq_name(name, filename_tmpl))[0]
-        if name not in partner and stem in by_stem:
-            partner[name] = by_stem.pop(stem)
-            lq_free.remove(partner[name])
+    partner: dict[str, str] = {}
+    for rule in RULES:
+        free = {rule(name): name for name in sorted(lq_free, reverse=True)}
+        for name in gt_names:
+            if name not in partner and rule(_lq_name(name, filename_tmpl)) in free:
+                partner[name] = free.pop(rule(_lq_name(name, filename_tmpl)))
+                lq_free.remove(partner[name])
 
     problems = [
         listed(f'files of {gt_option} {gt_folder!r} without a partner', [n for n in gt_names if n not in partner]),
@@ -111,9 +92,9 @@ def paired_paths_from_meta_info_file(
 ) -> list[dict[str, str]]:
     """Pair the pictures that a text file lists.
 
-    Each line begins with the name of a ground-truth file, within its folder; what follows a space is ignored:
-    `0001_s001.png (480,480,3)`. The low-quality file is found as in `paired_paths_from_folder`, first in the
-    same subfolder as the ground truth, then directly in its own folder.
+    Each line begins with the name of a ground-truth file, within its folder: `0001_s001.png (480,480,3)`, see
+    `read_names`. The low-quality file is found as in `paired_paths_from_folder`, first in the same subfolder as the
+    ground truth, then directly in its own folder.
 
     Args:
         folders: Of the low-quality and the ground-truth pictures.
@@ -134,15 +115,15 @@ def paired_paths_from_meta_info_file(
         check_folder(folder, f'dataroot_{key}{place}')
     pairs, missing, listings = [], [], {}
     for number, name in read_names(meta_info_file).names:
-        gt_path = os.path.join(gt_folder, name)
+        gt_path = find_listed(gt_folder, name, listings)
         wanted = _lq_name(os.path.basename(name), filename_tmpl)
         nested = os.path.join(lq_folder, os.path.dirname(name))
-        lq_path = _find(nested, wanted, listings) or _find(lq_folder, wanted, listings)
+        lq_path = _find(nested, wanted, listings, True) or _find(lq_folder, wanted, listings, True)
         pairs.append({f'{keys[0]}_path': lq_path, f'{keys[1]}_path': gt_path})
-        if not os.path.isfile(gt_path):
-            missing.append(f'line {number}: {gt_path} (dataroot_{keys[1]}{place})')
-        if lq_path is None:
-            missing.append(f'line {number}: {os.path.join(lq_folder, wanted)} (dataroot_{keys[0]}{place})')
+        for key, path, there in ((keys[1], os.path.join(gt_folder, name), gt_path),
+                                 (keys[0], os.path.join(lq_folder, wanted), lq_path)):  # fmt: skip
+            if fault := file_fault(there or path):
+                missing.append(f'line {number}: {path} (dataroot_{key}{place}){_unless_absent(fault)}')
     if missing:
         raise FileNotFoundError(listed(f'meta_info_file {str(meta_info_file)!r} names files that are absent', missing))
     return pairs
@@ -153,11 +134,14 @@ def paths_from_meta_info_file(
 ) -> list[str]:
     """Return the paths, within `folder`, of the pictures that a text file lists; errors as with pairs."""
     check_folder(folder, option)
-    numbered = [(number, os.path.join(folder, name)) for number, name in read_names(meta_info_file).names]
-    missing = [f'line {number}: {path} ({option})' for number, path in numbered if not os.path.isfile(path)]
+    paths, missing, listings = [], [], {}
+    for number, name in read_names(meta_info_file).names:
+        paths.append(find_listed(folder, name, listings))
+        if fault := file_fault(paths[-1] or os.path.join(folder, name)):
+            missing.append(f'line {number}: {os.path.join(folder, name)} ({option}){_unless_absent(fault)}')
     if missing:
         raise FileNotFoundError(listed(f'meta_info_file {str(meta_info_file)!r} names files that are absent', missing))
-    return [path for _, path in numbered]
+    return paths
 
 
 def paired_paths_from_lmdb(
@@ -183,10 +167,12 @@ def paired_paths_from_lmdb(
     """
     _check_pair_arguments(folders, keys, filename_tmpl)
     lq_option, gt_option = (f'dataroot_{key}{place}' for key in keys)
-    lq_keys = set(lmdb_keys(folders[0], lq_option))
-    pairs = {key: filename_tmpl.format(key) for key in paths_from_lmdb(folders[1], meta_info_file, gt_option)}
-    alone = [key for key, wanted in pairs.items() if wanted not in lq_keys]
-    spare = [] if meta_info_file else sorted(lq_keys - set(pairs.values()))
+    lq_keys = lmdb_keys(folders[0], lq_option)
+    there = Spellings(lq_keys)
+    gt_keys = paths_from_lmdb(folders[1], meta_info_file, gt_option)
+    pairs = {key: there.find(filename_tmpl.format(key)) for key in gt_keys}
+    alone = [key for key, partner in pairs.items() if partner is None]
+    spare = [] if meta_info_file else sorted(set(lq_keys) - set(pairs.values()))
     problems = [
         listed(f'keys of {gt_option} {folders[1]!r} without a partner', alone),
         listed(f'keys of {lq_option} {folders[0]!r} without a partner', spare),
@@ -206,12 +192,12 @@ def paths_from_lmdb(
     there = lmdb_keys(folder, option)
     if meta_info_file is None:
         return there
-    known = set(there)
+    known = Spellings(there)
     numbered = [(number, os.path.splitext(name)[0]) for number, name in read_names(meta_info_file).names]
-    missing = [f'line {number}: {key} ({option})' for number, key in numbered if key not in known]
+    missing = [f'line {number}: {key} ({option})' for number, key in numbered if known.find(key) is None]
     if missing:
         raise FileNotFoundError(listed(f'meta_info_file {str(meta_info_file)!r} names keys that are absent', missing))
-    return [key for _, key in numbered]
+    return [known.find(key) for _, key in numbered]
 
 
 def read_image(file_client: FileClient, path: str, option: str, grey: bool = False) -> np.ndarray:
@@ -252,13 +238,42 @@ def check_folder(folder: str | Path, option: str) -> None:
 
 def _image_names(folder: str | Path, option: str) -> list[str]:
     check_folder(folder, option)
-    names = [name for name in scandir(folder) if name.lower().endswith(IMG_EXTENSIONS)]
+    there = list(scandir(folder))
+    names = [name for name in there if name.lower().endswith(IMG_EXTENSIONS)]
     if not names:
         raise ValueError(
             f'{option}: no image file is in {str(folder)!r} (absolute path: {os.path.abspath(folder)}); '
             f'looked for {", ".join(IMG_EXTENSIONS)}, not in subfolders'
         )
+    with os.scandir(folder) as entries:
+        not_plain = {entry.name for entry in entries if not entry.is_file(follow_symlinks=False)}
+    check_files_open(folder, [name for name in names if name in not_plain], f'{option} {str(folder)!r}')
+    warn_of_other_pictures(there, f'{option} {str(folder)!r}')
     return names
+
+
+def check_files_open(folder: str | Path, names: Iterable[str], place: str) -> None:
+    """Make sure that listed pictures are files, and not links that lead nowhere.
+
+    Args:
+        folder: The folder.
+        names: Files in it, or below it.
+        place: What the folder is, for the message.
+
+    Raises:
+        ValueError: Some are not; the message counts and names them.
+    """
+    faults = [f'{name} is {fault}' for name in names if (fault := file_fault(os.path.join(folder, name)))]
+    if faults:
+        raise ValueError(f'{listed(f"files of {place} cannot be opened", faults)}; mend or remove them')
+
+
+def warn_of_other_pictures(names: Iterable[str], place: str) -> None:
+    """Log which files are pictures of formats that are not read."""
+    others = [name for name in names if name.lower().endswith(OTHER_PICTURES)]
+    if others:
+        left_out = listed(f'files of {place} are left out, whose formats are not read', others)
+        logging.getLogger('basicsr').warning('%s; make PNG files of them', left_out)
 
 
 def _lq_name(gt_name: str, filename_tmpl: str) -> str:
@@ -266,34 +281,23 @@ def _lq_name(gt_name: str, filename_tmpl: str) -> str:
     return filename_tmpl.format(stem) + extension
 
 
-def _find(folder: str, name: str, listings: dict[str, dict[str, str]]) -> str | None:
-    """Return the path of image file `name` in `folder`, or of one with its stem; `listings` caches folders."""
+def find_listed(folder: str | Path, name: str, listings: dict[str, Spellings]) -> str | None:
+    """The path of the file that a list calls `name`, in whatever Unicode normalisation; None if there is none."""
+    path = os.path.join(folder, name)
+    return path if os.path.isfile(path) else _find(os.path.dirname(path), os.path.basename(path), listings)
+
+
+def _find(folder: str, name: str, listings: dict[str, Spellings], any_extension: bool = False) -> str | None:
+    """The path of image file `name` in `folder`; `listings` caches folders."""
     if folder not in listings:
         names = [n for n in scandir(folder) if n.lower().endswith(IMG_EXTENSIONS)] if os.path.isdir(folder) else []
-        listings[folder] = {os.path.splitext(n)[0]: n for n in reversed(names)} | {n: n for n in names}
-    found = listings[folder].get(name) or listings[folder].get(os.path.splitext(name)[0])
+        listings[folder] = Spellings(names)
+    found = listings[folder].find(name, any_extension)
     return found and os.path.join(folder, found)
 
 
-def read_names(meta_info_file: str | Path | NameList) -> NameList:
-    """Read the first word of each non-blank line; a list that was read before is returned as it is.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It names nothing.
-    """
-    if isinstance(meta_info_file, NameList):
-        return meta_info_file
-    if not os.path.isfile(meta_info_file):
-        raise FileNotFoundError(
-            f'meta_info_file: there is no file {str(meta_info_file)!r} '
-            f'(absolute path: {os.path.abspath(meta_info_file)}); correct the option or leave it out'
-        )
-    lines = Path(meta_info_file).read_text(encoding='utf-8').splitlines()
-    names = tuple((number, line.split()[0]) for number, line in enumerate(lines, 1) if line.strip())
-    if not names:
-        raise ValueError(f'meta_info_file {str(meta_info_file)!r} names no files; each line begins with a file name')
-    return NameList(str(meta_info_file), names)
+def _unless_absent(fault: str) -> str:
+    return '' if fault == 'absent' else f' is {fault}'
 
 
 def listed(title: str, items: list[str]) -> str:

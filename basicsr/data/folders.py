@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
 from basicsr.data.data_util import (
-    NameList,
     check_folder,
+    find_listed,
     listed,
     paired_paths_from_folder,
     paired_paths_from_lmdb,
@@ -16,8 +16,8 @@ from basicsr.data.data_util import (
     paths_from_folder,
     paths_from_lmdb,
     paths_from_meta_info_file,
-    read_names,
 )
+from basicsr.data.names import NameList, Spellings, read_names
 from basicsr.utils.file_client import FileClient
 from basicsr.utils.lmdb_util import lmdb_keys
 
@@ -155,12 +155,13 @@ def _shared_out(names: NameList, folders: Sequence[str], option: str, lmdb: bool
     """Split one list over several folders: each gets the names of its own pictures."""
     labels = [f'{option}{place}' for place in _places(folders)]
     if lmdb:
-        keys = [set(lmdb_keys(folder, label)) for folder, label in zip(folders, labels, strict=True)]
-        having = [[os.path.splitext(name)[0] in known for known in keys] for _, name in names.names]
+        keys = [Spellings(lmdb_keys(folder, label)) for folder, label in zip(folders, labels, strict=True)]
+        having = [[known.find(os.path.splitext(name)[0]) is not None for known in keys] for _, name in names.names]
     else:
         for folder, label in zip(folders, labels, strict=True):
             check_folder(folder, label)
-        having = [[os.path.isfile(os.path.join(folder, name)) for folder in folders] for _, name in names.names]
+        listings: dict[str, Spellings] = {}
+        having = [[find_listed(folder, name, listings) is not None for folder in folders] for _, name in names.names]
     absent, ambiguous = [], []
     for (number, name), there in zip(names.names, having, strict=True):
         if not any(there):

@@ -100,7 +100,7 @@ def _sizes_in_lmdbs(dataset: Any) -> dict[str, tuple[int, int]]:
     sizes = {}
     for folder in folders:
         with suppress(OSError):
-            for line in (Path(folder) / META_INFO).read_text(encoding='utf-8').splitlines():
+            for line in (Path(folder) / META_INFO).read_text(encoding='utf-8-sig').splitlines():
                 if match := _LMDB_LINE.match(line):
                     key = f'{folder}/{match[1]}' if len(folders) > 1 else match[1]
                     sizes[key] = int(match[2]), int(match[3])

@@ -87,7 +87,7 @@ def lmdb_keys(folder: str | Path, option: str) -> list[str]:
     """
     check_lmdb(folder, option)
     path = Path(folder) / META_INFO
-    lines = [line.strip() for line in path.read_text(encoding='utf-8').splitlines()]
+    lines = [line.strip() for line in path.read_text(encoding='utf-8-sig').splitlines()]
     keys = [os.path.splitext(line.rsplit(' (', 1)[0])[0] for line in lines if line]
     if not keys:
         raise ValueError(f'{option}: {str(path)!r} names no pictures')

@@ -6,7 +6,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,9 @@ def scandir(
 ) -> Iterator[str]:
     """Yield the files of a folder in sorted order, hidden ones left out.
 
+    Links that lead nowhere count as files, so that whoever opens them learns of it. Folders that link back to one that
+    they lie in are not searched again; the log names them.
+
     Args:
         dir_path: The folder.
         suffix: Ending, or endings, that file names must have.
@@ -92,15 +95,46 @@ def scandir(
         full_path: Yield paths that begin with `dir_path` instead of paths relative to it.
     """
     root = os.fspath(dir_path)
-    for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
+    for name in _scan(root, recursive, ()):
+        if suffix is None or name.endswith(suffix):
+            yield os.path.join(root, name) if full_path else name
+
+
+def _scan(folder: str, recursive: bool, above: tuple[str, ...]) -> Iterator[str]:
+    """The files of a folder; `above` are the real paths of those that it lies in."""
+    above = (*above, os.path.realpath(folder)) if recursive else above
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         if entry.name.startswith('.'):
             continue
-        if entry.is_file():
-            if suffix is None or entry.name.endswith(suffix):
-                yield entry.path if full_path else entry.name
-        elif recursive and entry.is_dir():
-            for path in scandir(entry.path, suffix, recursive=True):
-                yield os.path.join(root if full_path else '', entry.name, path)
+        if not _holds(entry.is_dir):
+            yield entry.name
+        elif recursive and entry.is_symlink() and os.path.realpath(entry.path) in above:
+            logging.getLogger('basicsr').warning('%s links to a folder that it lies in: not searched again', entry.path)
+        elif recursive:
+            for name in _scan(entry.path, True, above):
+                yield os.path.join(entry.name, name)
+
+
+def _holds(question: Callable[[], bool]) -> bool:
+    """The answer of a directory's entry; False of a link to itself, for which it raises."""
+    try:
+        return question()
+    except OSError:
+        return False
+
+
+def file_fault(path: str | os.PathLike) -> str:
+    """Why there is no file to read at `path`, in a few words; '' where there is one."""
+    if os.path.isfile(path):
+        return ''
+    if os.path.isdir(path):
+        return 'a folder'
+    if os.path.exists(path):
+        return 'no file, but a pipe, a socket or a device'
+    if not os.path.islink(path):
+        return 'absent'
+    is_loop = os.path.islink(os.path.realpath(path))  # as far as it can be followed
+    return f'a link to {os.readlink(path)}, which {"leads back to itself" if is_loop else "is not there"}'
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 if __name__ == '__main__':
     runpy.run_path(str(ROOT / 'basicsr' / 'runs' / 'own_copy.py'))['use_own_copy'](ROOT)
 
-from basicsr.data.data_util import IMG_EXTENSIONS
+from basicsr.data.data_util import IMG_EXTENSIONS, check_files_open, warn_of_other_pictures
 from basicsr.utils.lmdb_util import make_lmdb
 from basicsr.utils.misc import scandir
 
@@ -27,12 +27,12 @@ def pictures_by_key(folder: Path) -> dict[str, Path]:
 
     Raises:
         FileNotFoundError: There is no such folder.
-        ValueError: It contains no pictures, or two with the same name.
+        ValueError: It contains no pictures, two with the same name, or links that lead nowhere.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f'there is no folder {str(folder)!r}')
-    files: dict[str, Path] = {}
-    for name in scandir(folder, recursive=True):
+    names, files = list(scandir(folder, recursive=True)), {}
+    for name in names:
         stem, extension = os.path.splitext(name)
         if extension.lower() not in IMG_EXTENSIONS:
             continue
@@ -41,6 +41,8 @@ def pictures_by_key(folder: Path) -> dict[str, Path]:
         files[stem] = folder / name
     if not files:
         raise ValueError(f'no image file is in {str(folder)!r}; looked for {", ".join(IMG_EXTENSIONS)}')
+    check_files_open(folder, [str(path.relative_to(folder)) for path in files.values()], repr(str(folder)))
+    warn_of_other_pictures(names, repr(str(folder)))
     return files
 
 

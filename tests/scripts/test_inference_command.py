@@ -335,3 +335,54 @@ def test_broken_weights_are_refused_before_a_picture_is_read(folder, capsys):
     assert 'broken.pth holds weights that are not finite' in said
     assert 'conv_first.bias: 1 of 4 values are NaN or infinite' in said
     assert not (folder / 'out').exists()
+
+
+# Links
+
+
+def test_links_that_lead_nowhere_are_named_and_the_others_are_made(folder, capsys):
+    for name, target in (('gone.png', 'nowhere.png'), ('loop.png', 'loop.png'), ('deep/x.png', '../loop.png')):
+        (folder / 'in' / name).symlink_to(target)
+    (folder / 'in' / 'loop').symlink_to('loop')
+    (folder / 'in' / 'deep' / 'up').symlink_to('..')
+    os.mkfifo(folder / 'in' / 'pipe.png')
+    (folder / 'in' / 'moving.gif').write_bytes(b'GIF89a')
+    for arguments in (['in'], ['in/**']):
+        assert run(*arguments, 'out', '--overwrite') == 2
+        said = capsys.readouterr().err
+        assert 'error: 4 of 7 pictures could not be restored:' in said
+        assert 'in/gone.png: it is a link to nowhere.png, which is not there' in said
+        assert 'in/loop.png: it is a link to loop.png, which leads back to itself' in said
+        assert 'in/deep/x.png: it is a link to ../loop.png, which leads back to itself' in said
+        assert 'in/pipe.png: it is no file, but a pipe' in said
+        assert 'Traceback' not in said
+        assert written() == ['a.png', 'b.png', 'deep/er/c.png']
+    assert run('in/loop.png', 'other') == 2
+    assert 'in/loop.png: it is a link to loop.png, which leads back to itself' in capsys.readouterr().err
+    assert run('in/*.png', 'other') == 2
+    assert 'error: 3 of 4 pictures could not be restored' in capsys.readouterr().err
+
+
+def test_pictures_of_other_formats_are_said(folder, logged):
+    (folder / 'in' / 'deep' / 'moving.gif').write_bytes(b'GIF89a')
+    assert run('in', 'out') == 0
+    assert any("1 files of 'in' are left out" in text and 'deep/moving.gif' in text for text in logged.warnings())
+
+
+@pytest.mark.parametrize(
+    ('source', 'places'),
+    [
+        ('in/**', ['a.png', 'b.jpg', 'deep/er/c.png']),
+        ('in/**/*.png', ['a.png', 'deep/er/c.png']),
+        ('in/**/er/*', ['deep/er/c.png']),
+        ('**/er/**/c.*', ['in/deep/er/c.png']),
+        ('in/d*/**/c.png', ['deep/er/c.png']),
+        ('in/*', ['a.png', 'b.jpg']),
+        ('in/?.[jp][pn]g', ['a.png', 'b.jpg']),
+    ],
+)
+def test_wildcards_match_once_each_around_links_that_lead_back(folder, source, places):
+    for number in range(3):  # each of which `glob` would follow, and through it the others again
+        (folder / 'in' / 'deep' / f'up{number}').symlink_to('..')
+    find_pictures = runpy.run_path(str(SCRIPT), run_name='inference')['find_pictures']
+    assert [str(place) for _, place in find_pictures(source, Path('out'))] == places
