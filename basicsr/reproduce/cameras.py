@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -68,8 +69,11 @@ def prepare_cameras(
     step = len(own) / selection
     chosen = [own[int((index + 0.5) * step)] for index in range(selection)]
     training = [name for name in own if name not in chosen]
-    # Files made for one source and selection are never mistaken for those of another.
-    folder = folder / f'{source}_{selection}_{_digest([data / source / "HR" / name for name in own])}'
+    stems = Counter(Path(name).stem for name in own)
+    if twice := [stem for stem, count in stems.items() if count > 1]:
+        raise ValueError(f'{data / source / "HR"} has two pictures called {twice[0]!r}; rename one')
+    # Files made for one source, scale and selection are never mistaken for those of another.
+    folder = folder / f'{source}_x{scale}_{selection}_{_digest([data / source / "HR" / name for name in own])}'
     if write:
         folder.mkdir(parents=True, exist_ok=True)
         for part, part_names in (('train', training), ('selection', chosen)):

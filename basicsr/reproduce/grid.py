@@ -106,6 +106,8 @@ def read_grid(
     changes, more = list(changes), _more_imports(imports)
     check_changes(changes)
     seeds = section.seeds if seeds is None else list(seeds)
+    if not seeds:
+        raise ValueError(f'{path}: seeds: there are none')
     if twice := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
         raise ValueError(f'{path}: seeds: each runs once, and {twice[0]} is there twice')
     base = merge(yaml_load((path.parent / section.base).resolve()), copy.deepcopy(section.set or {}))

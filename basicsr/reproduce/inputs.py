@@ -56,7 +56,7 @@ class Inputs:
         self._known: dict[str, list] = {}  # by path: [state, digest]
         self._seen: dict[str, str] = {}  # by section: digest
         self._has_read = False
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, RecursionError):
             found = json.loads((folder / 'files.json').read_text(encoding='utf-8'))
             self._known = found if isinstance(found, dict) else {}
 
@@ -153,8 +153,10 @@ class Inputs:
 
     def _state(self, file: Path) -> str | None:
         """The digest of a file that is as it was when it was read."""
-        state, digest = self._known.get(str(file), (None, None))
-        return digest if state == _state_of(file) else None
+        match self._known.get(str(file)):
+            case [state, str(digest)] if state == _state_of(file):
+                return digest
+        return None
 
     def _read(self, file: Path) -> str:
         state = _state_of(file)

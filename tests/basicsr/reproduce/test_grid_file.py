@@ -135,6 +135,7 @@ def test_mistakes_of_the_base_are_said_once(tmp_path, of_base, message):
         (['path.output_root=x'], None, r'--set path.output_root=x: .*would be ignored'),
         (['name=x'], None, r'--set name=x: name would be ignored'),
         (['a'], None, r'^--set a: write it as a.b=value$'),
+        ([], [], r'seeds: there are none'),
         ([], [1, 1], r'seeds: each runs once, and 1 is there twice'),
         ([], [-1], r'a, b: .*\n  manual_seed: must be a whole number of at least 0'),
     ],

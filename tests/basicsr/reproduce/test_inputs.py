@@ -1,5 +1,6 @@
 """What a finished cell depends on: a change of any of it is noticed and named, and nothing else is."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -130,6 +131,16 @@ def test_a_file_is_read_once(stub, folder, monkeypatch):  # noqa: F811
     os.utime(folder / 'data/two/HR/0.png')
     run(Stub(stub.grid))
     assert read == [folder / 'data/two/HR/0.png']
+
+
+@pytest.mark.parametrize(
+    'content', ['', '[]', '{"%s": 5}', '{"%s": [[1, 2, 3, 4]]}', '{"%s": [[1, 2, 3, 4], "0"]}', '[' * 100_000]
+)
+def test_digests_that_are_damaged_are_made_again(tmp_path, content):
+    (tmp_path / 'file').write_bytes(b'content')
+    (tmp_path / 'files.json').write_text(content.replace('%s', str(tmp_path / 'file')))
+    expected = hashlib.sha256(b'content').hexdigest()
+    assert Inputs(tmp_path)._digest(tmp_path / 'file') == expected
 
 
 def test_a_file_that_changes_twice_in_an_instant_is_read_again(tmp_path, monkeypatch):

@@ -141,6 +141,18 @@ def test_cameras_become_data_sets(folder):
     assert len(folders) == 4, 'another source, selection or picture has a folder of its own'
 
 
+def test_reduced_pictures_are_of_one_scale_and_one_picture(folder):
+    lists = [
+        Path(prepare_cameras(folder / 'data', 'one', 2, scale, folder / 'all')['pretrain']['dataroot_lq'])
+        for scale in (2, 4)
+    ]
+    assert [cv2.imread(str(path / '0.png')).shape[0] for path in lists] == [16, 8]
+    for side in ('HR', 'LR'):
+        (folder / 'data/one' / side / '0.bmp').write_bytes((folder / 'data/one' / side / '0.png').read_bytes())
+    with pytest.raises(ValueError, match=r"one/HR has two pictures called '0'; rename one"):
+        prepare_cameras(folder / 'data', 'one', 2, 2, folder / 'all')
+
+
 @pytest.mark.parametrize(
     ('source', 'selection', 'data', 'message'),
     [
