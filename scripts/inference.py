@@ -151,8 +151,8 @@ def restore_all(restorer: Callable, jobs: list[Job]) -> list[str]:
         """The result of `step`, or None if a picture, the disk or memory makes it fail."""
         try:
             return step(*arguments)
-        except (OSError, ValueError, RuntimeError, MemoryError) as error:
-            if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+        except Exception as error:
+            if not isinstance(error, OSError | ValueError) and not is_out_of_memory(error):
                 raise
             failures.append(f'{file}: {str(error) or "out of memory"}'.splitlines()[0])
             return None

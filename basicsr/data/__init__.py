@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from basicsr.data.contract import from_section
 from basicsr.data.data_sampler import EnlargedSampler, SeededDataset, SeededSampler
 from basicsr.data.prefetch_dataloader import PrefetchDataLoader
+from basicsr.data.workers import WatchedLoader
 from basicsr.utils.registry import DATASET_REGISTRY, import_modules
 
 __all__ = ['build_dataloader', 'build_dataset']
@@ -93,7 +94,7 @@ def build_dataloader(
     if mode == 'cpu':
         ahead = dataset_opt.get('num_prefetch_queue')
         return PrefetchDataLoader(num_prefetch_queue=1 if ahead is None else ahead, dataset=dataset, **args)
-    return DataLoader(dataset, **args)
+    return WatchedLoader(dataset, **args)
 
 
 def _training_args(

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from basicsr.data.workers import WatchedLoader
+
 _END = object()
 
 
@@ -25,12 +27,12 @@ def read_ahead(batches: Iterable[Any], count: int = 1) -> Iterator[Any]:
         pool.shutdown(cancel_futures=True)
 
 
-class PrefetchDataLoader(DataLoader):
-    """A DataLoader of which a thread keeps the next batches ready (`prefetch_mode: cpu`).
+class PrefetchDataLoader(WatchedLoader):
+    """A loader of which a thread keeps the next batches ready (`prefetch_mode: cpu`).
 
     Args:
         num_prefetch_queue: Number of batches to keep ready.
-        kwargs: Arguments of DataLoader.
+        kwargs: Arguments of `WatchedLoader`.
     """
 
     def __init__(self, num_prefetch_queue: int, **kwargs: Any) -> None:

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from basicsr.data.prefetch_dataloader import read_ahead
+from basicsr.data.workers import WatchedLoader
 from basicsr.metrics import NoValue, calculate_metric, most_of, needs_ground_truth, perfect_in_words
 from basicsr.models.base_model import BaseModel
 from basicsr.models.contract import is_replaced
@@ -123,7 +123,7 @@ class PictureModel(BaseModel):
             super().dist_validation(dataloader, current_iter, tb_logger, save_img)
             return
         dataset, (rank, processes) = dataloader.dataset, get_dist_info()
-        share = DataLoader(
+        share = WatchedLoader(
             dataset, 1, sampler=range(rank, len(dataset), processes), num_workers=dataloader.num_workers,
             generator=torch.Generator(),
         )  # fmt: skip

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from basicsr.archs import build_network
 from basicsr.models.base_model import BaseModel
+from basicsr.models.compiling import check_compiler
 from basicsr.models.contract import is_replaced, refuse_what_was_not_made
 from basicsr.models.stepping import Stepper, parts_of
 from basicsr.options.strategies import train_options
@@ -77,6 +78,8 @@ class Task(BaseModel):
 
     def _prepare_steps(self) -> None:
         self.opt['train'] = options = train_options(self.opt)
+        if options.get('compile'):
+            check_compiler(self.device)
         self.stepper = Stepper(options, self.device)
         self.accumulate = options.get('accumulate') or 1
         self._trainable = self._trainable_names(self.net_g)

@@ -18,7 +18,7 @@ from basicsr.options.pretraining import check_product, command_line_of, option_f
 from basicsr.options.resolve import check_files, parse_options, trained_first
 from basicsr.rehearsal.trial import READERS, Rehearsal
 from basicsr.runs.aside import quietly, random_numbers_kept
-from basicsr.utils.misc import is_out_of_memory
+from basicsr.runs.shortages import shortage_of
 
 
 def loaders_to_try(opt: dict) -> list[Any]:
@@ -39,7 +39,7 @@ def build(opt: dict) -> Any:
     except (OSError, ImportError):
         raise
     except Exception as error:  # models of users raise anything
-        if is_out_of_memory(error) or isinstance(error, torch.distributed.DistError):
+        if shortage_of(error) or isinstance(error, torch.distributed.DistError):
             raise
         raise blamed(error, raised_by(error, {}, READERS) or 'network_g', opt=opt) from error
 

@@ -18,9 +18,9 @@ from basicsr.models.contract import ignored_options, is_replaced
 from basicsr.models.in_words import name_of, options_by_part, shapes_in_words
 from basicsr.options.blame import blamed, described, names_option, raised_by, together
 from basicsr.runs.aside import random_numbers_kept
+from basicsr.runs.shortages import shortage_of
 from basicsr.utils.dist_util import all_gather, get_dist_info
 from basicsr.utils.logger import get_root_logger
-from basicsr.utils.misc import is_out_of_memory
 
 _LARGEST = 256
 """Side in pixels of lq to which a picture is cut: enough for tiles, and no matter of minutes."""
@@ -61,7 +61,7 @@ class Rehearsal:
 
     @contextmanager
     def trying(self, option: str, doing: str = '', model: Any = None, batch: tuple = ()) -> Iterator[None]:
-        """Note what the block raises, unless memory has run out, or another process is gone.
+        """Note what the block raises, unless the machine is short of something, or another process is gone.
 
         Args:
             option: What is to blame, where neither the message nor what raised it tells.
@@ -72,7 +72,7 @@ class Rehearsal:
         try:
             yield
         except Exception as error:  # what users write raises anything
-            if is_out_of_memory(error) or isinstance(error, torch.distributed.DistError):
+            if shortage_of(error) or isinstance(error, torch.distributed.DistError):
                 raise
             owners = {} if model is None else options_by_part(model)
             option = raised_by(error, owners, READERS) or option

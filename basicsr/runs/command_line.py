@@ -4,37 +4,48 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 
+from basicsr.runs.shortages import shortage_of
 from basicsr.runs.stopping import Stopped
-from basicsr.utils.dist_util import default_launcher
-from basicsr.utils.misc import is_out_of_memory
+from basicsr.utils.dist_util import default_launcher, get_dist_info
+from basicsr.utils.misc import told_by_worker
 
 INTERRUPTED = 130
 """Exit code of a run ended by Ctrl-C, by shell convention."""
+MISTAKE = 2
 OUT_OF_MEMORY = 3
-_GOES_ON = 'a training with a saved state goes on with --auto_resume'
+"""Of this or of something else that a machine has too little of, see `shortages`."""
 LOST_PROCESS = 4
-
-_LESS_MEMORY = (
-    'out of memory; what helps: a lower datasets.train.batch_size_per_gpu (with train.accumulate for the same step), '
-    'a smaller datasets.train.gt_size, train.amp: bf16, network_g.use_checkpoint: true; in validation and tests a '
-    'smaller val.tile_size'
-)
+_GOES_ON = 'a training with a saved state goes on with --auto_resume'
+_COMPILERS = ('torch._dynamo', 'torch._inductor')
 
 
-def _explain(error: RuntimeError) -> tuple[int, str]:
-    """Exit code and message for torch's errors when memory runs out or another process is gone; code 0 otherwise."""
-    text = str(error)
-    if is_out_of_memory(error):
-        return OUT_OF_MEMORY, _LESS_MEMORY
+def _explained(error: Exception) -> tuple[int, str]:
+    """Exit code and message for an error that is no defect of the program; code 0 for others.
+
+    That is a mistake of the user, a machine that is short of something, or another process that is gone.
+    """
+    text, shortage = str(error), shortage_of(error)
+    if shortage:
+        said = told_by_worker(error) or text or type(error).__name__
+        return OUT_OF_MEMORY, f'{shortage.what}; what helps: {shortage.helps}\n{said.splitlines()[0]}'
     lost = ('Connection closed by peer', 'Connection reset by peer', 'Timed out waiting', 'NCCL', 'gloo/transport')
-    if isinstance(error, torch.distributed.DistError) or any(part in text for part in lost):
-        return LOST_PROCESS, 'another process of this run has died or stopped responding; its own message says why'
+    is_lost = isinstance(error, RuntimeError) and any(part in text for part in lost)
+    if is_lost or isinstance(error, torch.distributed.DistError):
+        why = 'another process of this run has died or stopped responding; its own message says why'
+        return LOST_PROCESS, f'{why}\n{text.splitlines()[0]}'
+    if isinstance(error, OSError | ValueError | KeyError | ImportError):  # some of these are RuntimeErrors, too
+        if isinstance(error, KeyError) and error.args:
+            text = str(error.args[0])
+        return MISTAKE, told_by_worker(error) or text
+    if any(base.__module__.startswith(_COMPILERS) for base in type(error).__mro__):
+        said = text.strip().splitlines()[0]
+        return MISTAKE, f'train.compile: torch.compile does not manage this network here; leave it out\n{said}'
     return 0, ''
 
 
@@ -113,8 +124,8 @@ def add_note(error: BaseException, note: str) -> None:
 def run_from_command_line(run: Callable[[], None], debug: bool = False, goes_on: str = _GOES_ON) -> None:
     """Call `run` and turn errors into a one-line message and an exit code.
 
-    2: a mistake in options or data, a full disk, losses that are not finite. 3: out of memory. 4: another process of
-    the run has died. 130 and 143: Ctrl-C and SIGTERM.
+    2: a mistake in options or data, a full disk, losses that are not finite. 3: out of memory, of shared memory, open
+    files or threads, or a killed worker. 4: another process of the run has died. 130 and 143: Ctrl-C and SIGTERM.
 
     Args:
         run: The command.
@@ -124,24 +135,21 @@ def run_from_command_line(run: Callable[[], None], debug: bool = False, goes_on:
     try:
         run()
     except Stopped as stop:
-        sys.stderr.write(f'{stop}\n')
+        _say(str(stop))
         sys.exit(stop.exit_code)
     except KeyboardInterrupt:
-        sys.stderr.write(f'\ninterrupted; {goes_on}\n')
+        _say(f'\ninterrupted; {goes_on}')
         sys.exit(INTERRUPTED)
-    except (OSError, ValueError, KeyError, ImportError) as error:  # some of these are RuntimeErrors, too
-        if debug:
+    except Exception as error:
+        code, message = (0, '') if debug else _explained(error)
+        if not code:
             raise
-        text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-        if 'Original Traceback' in text:  # from a data loader worker: its last paragraph is the message
-            text = re.split(r'\n\w*Error: ', text)[-1].strip()
-        sys.stderr.write('\n'.join([f'error: {text}', *getattr(error, '__notes__', []), '(--debug shows where)\n']))
-        sys.exit(2)
-    except RuntimeError as error:
-        code, message = _explain(error)
-        if debug or not code:
-            raise
-        sys.stderr.write(f'error: {message}\n{str(error).splitlines()[0]}\n(--debug shows where)\n')
-        # A process group that has lost a process may wait for it on shutdown.
+        _say('\n'.join([f'error: {message}', *getattr(error, '__notes__', []), '(--debug shows where)']))
+        # A process group whose processes end at different places may wait for them on shutdown.
+        os._exit(code) if code != MISTAKE and get_dist_info()[1] > 1 else sys.exit(code)
+
+
+def _say(text: str) -> None:
+    with suppress(OSError):  # a full disk that the output goes to is no reason for another exit code
+        sys.stderr.write(f'{text}\n')
         sys.stderr.flush()
-        os._exit(code) if code == LOST_PROCESS else sys.exit(code)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from basicsr.utils.misc import not_finite
+from basicsr.utils.misc import is_out_of_memory, not_finite
 
 _READ_FLAGS = {
     'color': cv2.IMREAD_COLOR,
@@ -137,6 +137,8 @@ def _decoded(content: bytes, mode: int) -> np.ndarray | None:
     try:
         return cv2.imdecode(np.frombuffer(content, np.uint8), mode) if len(content) else None
     except cv2.error as error:
+        if is_out_of_memory(error):
+            raise
         raise ValueError(f'OpenCV refuses to decode the picture of {len(content)} bytes: {error.err}') from error
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -168,12 +171,36 @@ def not_finite(values: Tensor | np.ndarray) -> str:
     return f'{total - int(finite.sum()):,} of {total:,} values are NaN or infinite'
 
 
+_NO_MEMORY = (
+    *("can't allocate memory", 'Cannot allocate memory', 'Insufficient memory', 'backend out of memory'),
+    *('CUDA error: out of memory', 'CUDA driver error: out of memory'),
+    *('CUBLAS_STATUS_ALLOC_FAILED', 'CUDNN_STATUS_ALLOC_FAILED'),
+)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` is torch's error for running out of memory, on a GPU or on the CPU."""
-    told = ("can't allocate memory", 'CUBLAS_STATUS_ALLOC_FAILED', 'CUDNN_STATUS_ALLOC_FAILED')
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and any(part in str(error) for part in told)
-    )
+    """Whether `error` is about memory, of a GPU or of the machine, that has run out, here or in a loader's worker."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    if not isinstance(error, RuntimeError | OSError | cv2.error):
+        return False
+    text = str(error)
+    in_worker = re.match(r'Caught \w*MemoryError in ', text)
+    said = any(part in (told_by_worker(error) or text) for part in _NO_MEMORY)
+    return bool(in_worker) or said or getattr(error, 'errno', None) == errno.ENOMEM
+
+
+def told_by_worker(error: BaseException) -> str:
+    """What an error says that torch raises in place of one in a data loader's worker; '' for others.
+
+    torch's message is the traceback in the worker; the error begins with the line, not indented, after the last place.
+    """
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    if 'Original Traceback' not in text:
+        return ''
+    said = text.rpartition('\n  File "')[2]
+    found = re.search(r'^([\w.]+)(?:: |$)', said[said.find('\n') + 1 :], re.MULTILINE)
+    return (found.string[found.end() :].strip() or found[1]) if found else ''
 
 
 def check_resume(opt: dict[str, Any], resume_iter: int) -> None:
