@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from .base import Decomposition, train_only, whole_number
 from .exchange import LOW_PRECISION
+from .networks import unwrapped
 from .partition import Partition
 
 _PIECE = 1 << 22
@@ -53,7 +55,7 @@ class AlternatingDecomposition(Decomposition):
     ) -> None:
         super().__init__(model, partition, decay)
         self.alternate_every = whole_number('alternate_every', alternate_every)
-        self.network = model
+        self.network = unwrapped(model)
         self.turn = 'primary'
         self._wait()
         self._train_group()
@@ -98,6 +100,11 @@ class AlternatingDecomposition(Decomposition):
     def branches(self) -> Iterator[Callable]:
         """Yield the branch whose turn it is."""
         yield self._callables[self.turn]
+        self._note_gradients()
+
+    def _trained_now(self) -> dict[str, nn.Parameter]:
+        parameters = self._parameters()
+        return {name: parameters[name] for name in self._groups()[0]}
 
     def wrap(self, wrapper: Callable[[nn.Module], Callable]) -> None:
         """Let `branches()` yield `wrapper(network)`, which is called once per branch, with its layers frozen.
@@ -151,13 +158,9 @@ class AlternatingDecomposition(Decomposition):
     def _toggle_composite(self) -> None:
         self._change_places(self._groups()[0])
 
-    def _averages_elsewhere(self) -> dict[str, Tensor]:
-        self._finish_copies()
-        return {name: self._waiting[name] for name in self._groups()[0]}
-
-    def _copied(self, tensor: Tensor) -> Tensor:
-        """Copy to CPU memory: the device has no room for a second network."""
-        return tensor.detach().to('cpu', copy=True)
+    def _copied(self, value: Any) -> Any:
+        """Tensors are copied to CPU memory: the device has no room for a second network."""
+        return value.detach().to('cpu', copy=True) if isinstance(value, Tensor) else copy.deepcopy(value)
 
     def _finish_copies(self) -> None:
         """Block until the copies to CPU memory are complete."""
@@ -196,6 +199,7 @@ class AlternatingDecomposition(Decomposition):
         self._refuse_inside_composite('load_state_dict')
         self._load_common_state(state, needed='waiting')
         self.network.load_state_dict(state['network'])
+        self._statistics.load(self.network, state.get('first_statistics'))
         self._finish_copies()
         for own, saved in ((self._waiting, state['waiting']), (self._precise, state['precise_averages'])):
             for name, tensor in own.items():

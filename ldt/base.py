@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 from torch import Tensor, nn
 
-from .layers import format_names
+from .networks import check_memory, check_network, format_names, unwrapped
 from .partition import Partition
 from .restore import preserve_modes_and_buffers
+from .statistics import RunningStatistics, StaleStatistics
+from .watch import GradientWatch
 
 
 class Decomposition(ABC):
@@ -35,11 +40,15 @@ class Decomposition(ABC):
     branch_names: tuple[str, ...]
 
     def __init__(self, model: nn.Module, partition: Partition, decay: Mapping[str, float]) -> None:
+        check_network(model, averaging='give the network inside it and wrap the branches: net.wrap(...)')
+        check_memory(unwrapped(model))
         partition.check(model)
         self.partition = partition
         self.decay = checked_decay(decay, partition)
         self.steps = 0
+        self._statistics = RunningStatistics(unwrapped(model))
         self._inside_composite = False
+        self._watch = GradientWatch(partition)
 
     @property
     @abstractmethod
@@ -64,6 +73,15 @@ class Decomposition(ABC):
         yield from zip(names, self.trainable_parameters(), strict=True)
 
     @abstractmethod
+    def _trained_now(self) -> dict[str, nn.Parameter]:
+        """The parameters that train in this iteration, by name."""
+
+    def _note_gradients(self) -> None:
+        """Called when a branch may have been back-propagated."""
+        if not self._watch.done:
+            self._watch.note(self._trained_now())
+
+    @abstractmethod
     def train(self, mode: bool = True) -> Decomposition:
         """Put the network, or both branches, into training or evaluation mode."""
 
@@ -75,8 +93,14 @@ class Decomposition(ABC):
         """Count an iteration after the optimizer's step, exchange if that is due, and return whether it was.
 
         Do not call it after a skipped optimizer step.
+
+        Raises:
+            ValueError: In the first step, layers that are trained got no gradient because it went to the network that
+                was given: see `GradientWatch`, which also warns about layers without one.
         """
         self._refuse_inside_composite('step')
+        if not self._watch.done:
+            self._watch.judge(self._trained_now())
         self.steps += 1
         due = self.steps % self.interval == 0
         if due:
@@ -84,22 +108,46 @@ class Decomposition(ABC):
         return due
 
     @contextmanager
-    def composite(self) -> Iterator[nn.Module]:
+    def composite(
+        self,
+        batches: Iterable[Any] | None = None,
+        loss_fn: Callable[[nn.Module, Any], Any] | None = None,
+        num_batches: int = 300,
+    ) -> Iterator[nn.Module]:
         """Lend the composite network, in evaluation mode: the averaged value of every layer.
 
         It is `network`, which gets its own weights, buffers and modes back at the end of the block; no network is
-        copied. Not re-entrant. Recompute the batch statistics of a network that has some inside the block, and save it
-        there too:
-        `torch.optim.swa_utils.update_bn(loader, model)`, then `model.state_dict()`.
+        copied. Not re-entrant.
+
+        The batch statistics (`BatchNorm` and its like) of a network that has some are those of the trained weights.
+        With `batches` and `loss_fn`, they are computed anew, over these batches; a network without batch statistics
+        runs none of them. Without, evaluating the network or taking its state dict is an error unless you compute
+        them within the block, for instance by `torch.optim.swa_utils.update_bn(loader, model)`. Statistics that
+        training left alone, of frozen normalizations, are right as they are.
+
+        Args:
+            batches: Training batches, as `loss_fn` takes them.
+            loss_fn: `loss_fn(model, batch)` runs the network; its value is not looked at.
+            num_batches: How many batches at most.
+
+        Raises:
+            ValueError: One of `batches` and `loss_fn` alone, no batch, or batch statistics of other weights.
         """
         if self._inside_composite:
             raise ValueError('composite() is already in use: leave its `with` block first')
+        if (batches is None) != (loss_fn is None):
+            raise ValueError('composite() takes both `batches` and `loss_fn`, or neither')
         with preserve_modes_and_buffers(self.network):
             self._toggle_composite()
             self._inside_composite = True
+            self._lent = StaleStatistics(self.network, self._statistics.stale(self.network))
             try:
-                yield self.network.eval()
+                self.network.eval()
+                if batches is not None and loss_fn is not None:
+                    self._lent.recompute(self.network, islice(batches, num_batches), loss_fn)
+                yield self.network
             finally:
+                self._lent.remove()
                 self._toggle_composite()
                 self._inside_composite = False
 
@@ -107,34 +155,51 @@ class Decomposition(ABC):
     def _toggle_composite(self) -> None:
         """Swap the trained values in `network` with their averages, or back."""
 
-    def composite_state_dict(self) -> OrderedDict[str, Tensor]:
-        """State dict of the composite network: copies, with the names and in the order of the original network's.
+    def composite_state_dict(
+        self,
+        batches: Iterable[Any] | None = None,
+        loss_fn: Callable[[nn.Module, Any], Any] | None = None,
+        num_batches: int = 300,
+    ) -> OrderedDict[str, Any]:
+        """State dict of the composite network, as the network's own `state_dict()` makes it; all tensors are copies.
 
-        Buffers are those of `network`; for batch statistics see `composite()`.
+        Within `composite()`, it is that of the network that is lent, recomputed batch statistics included.
+
+        Args:
+            batches: As for `composite()`, where it is called outside; likewise `loss_fn` and `num_batches`.
+
+        Raises:
+            ValueError: The batch statistics are those of other weights, see `composite()`.
         """
-        averages = {} if self._inside_composite else self._averages_elsewhere()
-        # Tied weights have one name among the parameters and several in the state dict.
-        tied = dict(self.network.named_parameters(remove_duplicate=False))
-        first_name = {parameter: name for name, parameter in self.network.named_parameters()}
-        return OrderedDict(
-            (name, self._copied(averages.get(first_name.get(tied.get(name)), tensor)))
-            for name, tensor in self.network.state_dict().items()
-        )
+        if not self._inside_composite:
+            with self.composite(batches, loss_fn, num_batches):
+                return self.composite_state_dict()
+        if batches is not None:
+            raise ValueError('within composite(), composite_state_dict() takes no batches: give them to composite()')
+        self._lent.check()
+        state = self.network.state_dict()
+        copies = OrderedDict((name, self._copied(value)) for name, value in state.items())
+        if hasattr(state, '_metadata'):
+            copies._metadata = copy.deepcopy(state._metadata)
+        return copies
 
-    @abstractmethod
-    def _averages_elsewhere(self) -> dict[str, Tensor]:
-        """The averages of those layers that `network` holds the trained values of."""
-
-    def _copied(self, tensor: Tensor) -> Tensor:
-        return tensor.detach().clone()
+    def _copied(self, value: Any) -> Any:
+        """A copy of an entry of a state dict, which may be more than a tensor in a network with an own `state_dict`."""
+        return value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
 
     def repartition(self, partition: Partition, decay: Mapping[str, float]) -> list[str]:
         """Split the layers again: a layer that changes groups takes its trained and its averaged value along.
 
         No value changes: trained ones stay trained, averages stay averages, and the composite stays as it is.
-        `trainable_parameters()` returns the same `nn.Parameter` objects as before, so that an optimizer's moments stay
-        valid; reorder its list with `optimizer.param_groups[0]['params'] = net.trainable_parameters()`. Call `wrap`
-        again.
+        `trainable_parameters()` returns the same `nn.Parameter` objects as before, in another order, so that an
+        optimizer's moments stay valid. Give each of its groups its list anew, made as the first one was, so that a
+        resumed run, whose optimizer is built for the new partition, finds the moments in their places:
+
+            for group, anew in zip(optimizer.param_groups, make_groups(net), strict=True):
+                group['params'] = list(anew['params'])
+
+        where `make_groups(net)` is what the optimizer was built of: `[{'params': net.trainable_parameters()}]`, or
+        several groups of `net.named_trainable_parameters()`. Call `wrap` again.
 
         Args:
             partition: The new groups, of the same layers.
@@ -170,7 +235,12 @@ class Decomposition(ABC):
         """
 
     def _common_state(self) -> dict[str, Any]:
-        return {'partition': self.partition.to_dict(), 'decay': dict(self.decay), 'steps': self.steps}
+        return {
+            'partition': self.partition.to_dict(),
+            'decay': dict(self.decay),
+            'steps': self.steps,
+            'first_statistics': dict(self._statistics.start),
+        }
 
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -204,7 +274,7 @@ class Decomposition(ABC):
 
 def whole_number(name: str, value: float) -> int:
     """Return `value` if it is a whole number of at least 1, else raise a ValueError that names it."""
-    if value != int(value) or value < 1:
+    if not 1 <= value < math.inf or value != int(value):
         raise ValueError(f'{name} must be a whole number of at least 1, not {value}')
     return int(value)
 

@@ -195,6 +195,10 @@ class Moments(Criterion):
         """(L,) mean of each layer's gradient over every entry of every batch."""
         return self.layers.sum(self._means * self.layers.entries) / self.layers.entries_by_layer
 
+    def all_zero(self) -> Tensor:
+        """(L,) bool: whether no entry of any batch was other than zero."""
+        return self.layers.sum(self._means.abs() + self._deviations) == 0
+
     def variance(self) -> Tensor:
         """(L,) unbiased variance of each layer's gradient over every entry of every batch.
 

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from .base import Decomposition, train_only, whole_number
 from .exchange import MovingAverage
+from .networks import unwrapped
 from .partition import Partition
+from .watch import GradientWatch
 
 
 class LayerDecomposition(Decomposition):
@@ -47,12 +49,13 @@ class LayerDecomposition(Decomposition):
     ) -> None:
         super().__init__(model, partition, decay)
         self.exchange_every = whole_number('exchange_every', exchange_every)
-        self.primary: nn.Module = copy.deepcopy(model)
-        self.auxiliary: nn.Module = copy.deepcopy(model)
+        copies = _copied(model), _copied(model)
+        self.primary, self.auxiliary = map(unwrapped, copies)
         train_only(self.primary, partition.stable, partition.unstable)
         train_only(self.auxiliary, partition.unstable, partition.stable)
-        self._callables: list[Callable] = [self.primary, self.auxiliary]
+        self._callables: list[Callable] = list(copies)
         self._make_averages()
+        self._watch = GradientWatch(partition, unwrapped(model), self.primary)
 
     @property
     def network(self) -> nn.Module:
@@ -79,7 +82,12 @@ class LayerDecomposition(Decomposition):
 
     def branches(self) -> Iterator[Callable]:
         """Yield the primary, then the auxiliary. To save memory, back-propagate through one before the other runs."""
-        yield from self._callables
+        for branch in self._callables:
+            yield branch
+            self._note_gradients()
+
+    def _trained_now(self) -> dict[str, nn.Parameter]:
+        return dict(self.named_trainable_parameters())
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """The stable parameters of the primary, then the unstable ones of the auxiliary, in the partition's order."""
@@ -121,10 +129,6 @@ class LayerDecomposition(Decomposition):
         for name in self.partition.stable:
             primary[name].data, auxiliary[name].data = auxiliary[name].data, primary[name].data
 
-    def _averages_elsewhere(self) -> dict[str, Tensor]:
-        auxiliary = dict(self.auxiliary.named_parameters())
-        return {name: auxiliary[name] for name in self.partition.stable}
-
     def state_dict(self) -> dict[str, Any]:
         """All that a run needs to continue: both branches, the partition, the decays, the step. Copies no tensor."""
         self._refuse_inside_composite('state_dict')
@@ -147,11 +151,24 @@ class LayerDecomposition(Decomposition):
         self._load_common_state(state, needed='primary')
         self.primary.load_state_dict(state['primary'])
         self.auxiliary.load_state_dict(state['auxiliary'])
+        self._statistics.load(self.primary, state.get('first_statistics'))
         self.exchange_every = int(state['exchange_every'])
         self._make_averages()
         for average, precise in zip(self._averages, state['precise_averages'], strict=True):
             for own, saved in zip(average.precise, precise, strict=True):
                 own.copy_(saved)
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """A deep copy; a ValueError where there can be none."""
+    try:
+        return copy.deepcopy(model)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f'the network cannot be copied for the two branches: {error} (copy.deepcopy). Tensors that were computed, '
+            'such as those of torch.nn.utils.weight_norm (parametrizations.weight_norm has none), and locks or files '
+            'must not be kept in it; or use AlternatingDecomposition, which copies nothing'
+        ) from error
 
 
 def _swap_parameters(one: nn.Module, other: nn.Module, names: list[str]) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from .networks import format_names, unwrapped
+
 GRANULARITIES = ('parameter', 'module')
 
 _ROOT = '(network)'
@@ -37,9 +39,10 @@ def layers_of(layers: nn.Module | Iterable[str], granularity: str = 'parameter')
 
 
 def parameter_names(layers: nn.Module | Iterable[str]) -> list[str]:
-    """The names of the trainable parameters, in the network's order."""
+    """The names of the trainable parameters, in the network's order; those inside DistributedDataParallel and the like
+    are named as if it were not there."""
     if isinstance(layers, nn.Module):
-        return [name for name, parameter in layers.named_parameters() if parameter.requires_grad]
+        return [name for name, parameter in unwrapped(layers).named_parameters() if parameter.requires_grad]
     return list(layers)
 
 
@@ -101,12 +104,6 @@ def as_real(tensor: Tensor) -> Tensor:
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor)
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
-
-
-def format_names(names: list[str], most: int = 10) -> str:
-    """Names for a message: the first few, and how many more there are."""
-    more = f' and {len(names) - most} more' if len(names) > most else ''
-    return ', '.join(names[:most]) + more
 
 
 listing = format_names  # the name it had before

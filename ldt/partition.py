@@ -16,7 +16,8 @@ from typing import Any
 
 from torch import nn
 
-from .layers import format_names, parameter_names
+from .layers import parameter_names
+from .networks import format_names, unwrapped
 
 
 @dataclass(frozen=True)
@@ -185,8 +186,11 @@ class Partition:
         unknown = [name for name in [*self.stable, *self.unstable] if name not in known]
         missing = [name for name in trainable if name not in named]
         if unknown:
+            wrapper = type(model).__name__ if unwrapped(model) is not model else ''
+            hint = f' (layers are named as inside {wrapper}, without what it puts before)' if wrapper else ''
             raise ValueError(
-                f'the partition names layers that are no trainable parameter of the network: {format_names(unknown)}'
+                'the partition names layers that are no trainable parameter of the network: '
+                f'{format_names(unknown)}{hint}'
             )
         if missing:
             raise ValueError(f'trainable layers are in neither group of the partition: {format_names(missing)}')

@@ -17,7 +17,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .criteria import BetweenSampleVariance, Criterion, Moments, Variance, criterion_class
-from .layers import LayerTensors, as_real, format_names
+from .layers import LayerTensors, as_real, layers_of
+from .networks import check_network, format_names, unwrapped
 from .restore import preserve_gradients, preserve_modes_and_buffers
 
 
@@ -25,10 +26,12 @@ class GradientStatistics:
     """What the criteria keep of the gradients of each trainable layer, updated in one pass.
 
     Mean and variance are always kept, in two numbers per tensor, and with them all criteria that need no more. A
-    gradient that is absent counts as zero.
+    gradient that is absent counts as zero. Layers without entries, such as a bias of shape (0,), score zero by any
+    criterion, which does not see them.
 
     Args:
-        model: The network. Parameters with `requires_grad=False` are left out.
+        model: The network. Parameters with `requires_grad=False` are left out. Layers inside DataParallel and what
+            torch.compile returns are named as if these were not there.
         between_sample: Short for `criteria='between_sample_variance'`.
         granularity: What a layer is, "parameter" or "module", see `layers_of`. Statistics of a module are those of all
             entries of all its tensors.
@@ -41,7 +44,8 @@ class GradientStatistics:
         batches: How many have been taken in.
 
     Raises:
-        ValueError: The network has no trainable parameter, or unknown granularity or criterion.
+        ValueError: The network has no trainable parameter, its gradients are averaged over processes or its weights
+            have no values (see `check_network`), or unknown granularity or criterion.
     """
 
     def __init__(
@@ -53,11 +57,13 @@ class GradientStatistics:
         criteria: str | Iterable[str] = (),
         seed: int = 0,
     ) -> None:
-        self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        check_network(model, averaging='take statistics of the network inside it, and back-propagate through that')
+        trainable = {name: p for name, p in unwrapped(model).named_parameters() if p.requires_grad}
+        self._parameters = {name: p for name, p in trainable.items() if p.numel()}
         if not self._parameters:
             raise ValueError('the network has no parameter with requires_grad=True: there is nothing to score')
+        self.names = list(layers_of(trainable, granularity))
         self._layers = LayerTensors(self._parameters, granularity)
-        self.names = self._layers.names
         self._seed = seed
         asked = [criterion_class(name) for name in ([criteria] if isinstance(criteria, str) else criteria)]
         asked += [BetweenSampleVariance] if between_sample else []
@@ -144,25 +150,33 @@ class GradientStatistics:
             values = torch.as_tensor(score, dtype=torch.float64)
         except (TypeError, ValueError, RuntimeError):
             values = torch.empty(0, 0)
-        if values.shape != (len(self.names),):
+        count = len(self._layers.names)
+        if values.shape != (count,):
             found = f'{tuple(values.shape)}' if isinstance(score, Tensor) else f'{score!r:.60}'
             raise ValueError(
-                f'score() of criterion {criterion!r} must return one number per layer, shape ({len(self.names)},), '
-                f'not {found}'
+                f'score() of criterion {criterion!r} must return one number per layer, shape ({count},), not {found}'
             )
         return self._named(values)
 
     def untouched(self) -> list[str]:
         """Names of the layers to which no backward pass has given a gradient."""
         touched = self._layers.sum(torch.tensor(self._touched).double()).tolist()
-        return [name for name, tensors in zip(self.names, touched, strict=True) if not tensors]
+        return [name for name, tensors in zip(self._layers.names, touched, strict=True) if not tensors]
+
+    def zero(self) -> list[str]:
+        """Names of the layers whose gradients came, and were exactly zero in every batch."""
+        absent, zero = {*self.untouched()}, self._kept[Moments].all_zero().tolist()
+        return [
+            name for name, all_zero in zip(self._layers.names, zero, strict=True) if all_zero and name not in absent
+        ]
 
     def _require(self, batches: int) -> None:
         if self.batches < batches:
             raise ValueError(f'{self.batches} batches were taken in where {batches} are needed: score more batches')
 
     def _named(self, values: Tensor) -> dict[str, float]:
-        return dict(zip(self.names, values.tolist(), strict=True))
+        known = dict(zip(self._layers.names, values.tolist(), strict=True))
+        return {name: known.get(name, 0.0) for name in self.names}
 
 
 def score_layers(
@@ -183,11 +197,14 @@ def score_layers(
     module are what they were. Where `torch.distributed` is initialised, every process of `group` must call this, with
     batches of its own, and gets the scores over the batches of all.
 
+    Of a DistributedDataParallel, DataParallel or what torch.compile returns, the network inside is scored: what is
+    averaged over processes varies less than a sample's gradient does. Layers have the names that they have in there.
+
     Args:
-        model: The network.
+        model: The network. Weights on the meta device, sharded ones and those of lazy modules are refused.
         batches: What `loss_fn` takes, one item a batch; at most `num_batches` are drawn, and none for a criterion
             that needs none.
-        loss_fn: `loss_fn(model, batch)` returns a scalar tensor.
+        loss_fn: `loss_fn(model, batch)` returns a scalar tensor, computed by the `model` that it is given.
         num_batches: How many batches at most.
         criterion: One of `CRITERIA`, your own included: see `register_criterion`.
         granularity: What is scored as one layer, "parameter" or "module", see `layers_of`.
@@ -199,19 +216,24 @@ def score_layers(
         Score by name of the layer, in the network's order.
 
     Raises:
-        ValueError: Unknown criterion or granularity, no batch, a loss that is no scalar, gradients with NaN or Inf
-            (named), or a criterion whose score is not a finite number for each layer.
+        ValueError: Unknown criterion or granularity, no batch, a loss that is no scalar or does not depend on the
+            network, gradients with NaN or Inf (named), a criterion whose score is not a finite number for each layer,
+            or a network that cannot be scored.
+
+    Warns:
+        UserWarning: Layers without a gradient, and layers whose gradient was exactly zero in every batch.
     """
     needs_batches = criterion_class(criterion).min_batches > 0
     if num_batches < 1:
         raise ValueError(f'num_batches must be at least 1, not {num_batches}')
+    model = unwrapped(model)
     statistics = GradientStatistics(model, granularity=granularity, criteria=criterion, seed=seed)
     if needs_batches:
         _take_in(statistics, model, islice(batches, num_batches), loss_fn, on_batch)
         if dist.is_available() and dist.is_initialized():
             statistics.all_reduce(group)
         if statistics.batches == 0:
-            raise ValueError('there was no batch to score: `batches` is empty')
+            raise ValueError('there was no batch to score: `batches` is empty, or an iterator that is exhausted')
         _check_gradients(statistics)
     scores = statistics.scores(criterion)
     broken = [name for name, score in scores.items() if not math.isfinite(score)]
@@ -236,6 +258,11 @@ def _take_in(
             if not isinstance(loss, Tensor) or loss.numel() != 1:
                 found = f'a tensor of shape {tuple(loss.shape)}' if isinstance(loss, Tensor) else type(loss).__name__
                 raise ValueError(f'loss_fn(model, batch) must return a scalar tensor, not {found}')
+            if not loss.requires_grad:
+                raise ValueError(
+                    'loss_fn(model, batch) returned a loss that depends on no trainable parameter of the network: it '
+                    'must run the model that it is given, and neither under no_grad nor detached'
+                )
             loss.backward()
             statistics.update()
             if on_batch is not None:
@@ -249,8 +276,21 @@ def _check_gradients(statistics: GradientStatistics) -> None:
         raise ValueError(
             f'the gradients of {format_names(broken)} hold NaN or Inf: look at the data, the loss and the weights'
         )
-    untouched = statistics.untouched()
+    untouched, zero = statistics.untouched(), statistics.zero()
+    if len(untouched) == len(statistics._layers.names):
+        raise ValueError(
+            'no batch gave any layer a gradient: loss_fn(model, batch) must run the model that it is given'
+        )
     if untouched:
         warnings.warn(
-            f'no batch gave a gradient to {format_names(untouched)}: scored as zero, the stablest', stacklevel=3
+            f'no batch gave a gradient to {format_names(untouched)}: scored as zero, the stablest. They are not used, '
+            'or in a checkpoint with use_reentrant=True whose inputs need no gradient',
+            stacklevel=3,
+        )
+    if zero:
+        warnings.warn(
+            f'the gradient of {format_names(zero)} was exactly zero in every batch: scored as zero, the stablest. '
+            'A factor after them is zero, as the second matrix of LoRA or a gate is at first; to measure them, score '
+            'after some steps of training',
+            stacklevel=3,
         )

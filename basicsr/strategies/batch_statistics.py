@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable
 from itertools import islice
 from typing import Any
 
@@ -14,15 +13,9 @@ from torch.nn.modules.batchnorm import _NormBase
 from basicsr.data.data_sampler import endless
 from basicsr.utils.misc import get_random_state, set_random_state
 from ldt.restore import preserve_modes_and_buffers
+from ldt.statistics import cumulative_means, normalizations
 
-
-def normalizations(net: nn.Module) -> list[_NormBase]:
-    """The modules that normalize by running statistics in evaluation mode.
-
-    These are torch's `BatchNorm1d` to `3d`, `SyncBatchNorm`, `InstanceNorm1d` to `3d` with `track_running_stats`, and
-    their subclasses.
-    """
-    return [module for module in net.modules() if isinstance(module, _NormBase) and module.running_mean is not None]
+__all__ = ['BatchStatistics', 'normalizations']
 
 
 class BatchStatistics:
@@ -67,7 +60,7 @@ class BatchStatistics:
             raise ValueError('averaged weights need batch statistics of their own, and there are no training batches')
         random_state = get_random_state()
         try:
-            with preserve_modes_and_buffers(net), _cumulative_means(modules):
+            with preserve_modes_and_buffers(net), cumulative_means(modules):
                 net.train()
                 for batch in islice(endless(loader), self.count):
                     self.loss(net, batch)
@@ -84,30 +77,3 @@ class BatchStatistics:
 
 def _statistics(modules: list[_NormBase]) -> list[Tensor]:
     return [buffer for module in modules for buffer in module.buffers(recurse=False)]
-
-
-@contextmanager
-def _cumulative_means(modules: list[_NormBase]) -> Iterator[None]:
-    """Let running statistics be the means over the calls in training mode.
-
-    `torch.optim.swa_utils.update_bn` leaves out `InstanceNorm`, for which `momentum = None` is no mean, and forgets the
-    statistics of modules that stay in evaluation mode.
-    """
-    momenta = [(module, module.momentum) for module in modules]
-    calls = dict.fromkeys(modules, 0)
-
-    def before_call(module: _NormBase, inputs: Any) -> None:
-        if module.training:
-            if not calls[module]:
-                module.reset_running_stats()
-            calls[module] += 1
-            module.momentum = 1 / calls[module]
-
-    hooks = [module.register_forward_pre_hook(before_call) for module in modules]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module, momentum in momenta:
-            module.momentum = momentum

@@ -172,8 +172,14 @@ class TestEveryCriterion:
             )
         assert absent == zero
         said = [str(warning.message) for warning in caught]
-        assert len(said) == (1 if needs_batches(name) else 0)
-        assert all(text.startswith('no batch gave a gradient to idle') for text in said)
+        idle = 'idle' if granularity == 'module' else 'idle.weight, idle.bias'
+        expected = [
+            f'no batch gave a gradient to {idle}: ',
+            f'the gradient of {idle} was exactly zero in every batch: ',
+        ]
+        expected = expected if needs_batches(name) else []
+        assert len(said) == len(expected)
+        assert all(text.startswith(start) for text, start in zip(said, expected, strict=True))
 
     def test_too_few_batches_are_refused(self, name, granularity):
         few = max(ldt.CRITERIA[name].min_batches - 1, 0)

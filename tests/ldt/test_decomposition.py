@@ -131,7 +131,7 @@ def test_composite_state_dict_is_a_copy(partition):
     assert all(torch.equal(kept[name], first[name]) for name in first)
 
 
-def test_batch_statistics_are_the_primarys_or_recomputed():
+def test_batch_statistics_are_recomputed_by_update_bn():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 1, 1))
     names = [name for name, _ in model.named_parameters()]
     partition = ldt.Partition(names[:3], names[3:])
@@ -142,7 +142,6 @@ def test_batch_statistics_are_the_primarys_or_recomputed():
             branch(x).mean().backward()
         net.step()
     running = net.primary[1].running_mean.clone()
-    assert torch.equal(net.composite_state_dict()['1.running_mean'], running)
     with net.composite() as composite:
         torch.optim.swa_utils.update_bn(loader, composite)
         recomputed = composite[1].running_mean.clone()

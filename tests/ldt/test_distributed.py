@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch.nn.parallel import DistributedDataParallel
 
 import ldt
 from ldt import criteria
@@ -36,9 +37,23 @@ def score_share(rank: int, port: int, shares: list[list[int]], results) -> None:
     torch.set_num_threads(1)
     dist.init_process_group('gloo', rank=rank, world_size=len(shares))
     ldt.register_criterion(MeanAbsoluteGradient)
-    batches = scoring_batches()
-    results[rank] = scored([batches[index] for index in shares[rank]])
+    batches = [scoring_batches()[index] for index in shares[rank]]
+    wrapped = DistributedDataParallel(fill(FourConvs(), 3))
+    results[rank] = {**scored(batches), 'wrapped': ldt.score_layers(wrapped, batches, l1_loss)}
+    assert_refused(wrapped, batches)
     dist.destroy_process_group()
+
+
+def assert_refused(wrapped, batches) -> None:
+    partition = ldt.Partition.from_prefixes(wrapped, 'tail')
+    for call in (
+        lambda: ldt.GradientStatistics(wrapped),
+        lambda: ldt.score_layers(torch.nn.Sequential(wrapped), batches, l1_loss),
+        lambda: ldt.LayerDecomposition(wrapped, partition, ldt.fixed_decay(partition)),
+        lambda: ldt.AlternatingDecomposition(wrapped, partition, ldt.fixed_decay(partition)),
+    ):
+        with pytest.raises(ValueError, match=r'is a DistributedDataParallel, which averages.*network inside'):
+            call()
 
 
 @pytest.fixture(scope='module')
@@ -69,3 +84,10 @@ def test_two_processes_agree_with_one(together, alone, name, granularity):
     for ratio in (0.25, 0.5, 0.75):
         both, one = (ldt.Partition.from_scores(scores, ratio, name, layers) for scores in (first, expected))
         assert (both.stable, both.unstable) == (one.stable, one.unstable)
+
+
+def test_what_is_inside_distributed_data_parallel_is_scored(together, alone):
+    """Gradients that are averaged over the processes would vary less."""
+    first, second = (results['wrapped'] for results in together)
+    assert first == second == together[0]['variance', 'parameter']
+    assert first == pytest.approx(alone['variance', 'parameter'], rel=1e-5)

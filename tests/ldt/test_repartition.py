@@ -178,3 +178,55 @@ def test_wrong_use_names_the_layers():
     assert net.partition is FIRST
     with net.composite(), pytest.raises(ValueError, match=r'repartition\(\) was called inside'):
         split_anew(net, SECOND)
+
+
+def by_kind(net):
+    named = dict(net.named_trainable_parameters())
+    weights, biases = ([value for name, value in named.items() if name.endswith(kind)] for kind in ('weight', 'bias'))
+    return [{'params': weights}, {'params': biases, 'lr': 1e-2}]
+
+
+def by_side(net):
+    named = dict(net.named_trainable_parameters())
+    return [
+        {'params': [named[name] for name in net.partition.stable]},
+        {'params': [named[name] for name in net.partition.unstable], 'lr': 1e-4},
+    ]
+
+
+def in_one(net):
+    return [{'params': net.trainable_parameters()}]
+
+
+@pytest.mark.parametrize('make_groups', [in_one, by_kind, by_side])
+@pytest.mark.parametrize('kind', [ldt.LayerDecomposition, ldt.AlternatingDecomposition])
+def test_groups_are_made_again_by_the_recipe(kind, make_groups):
+    """Each tensor is in one group, where it belongs, with its moments; a resumed run ends the same."""
+
+    def fresh(partition):
+        net = kind(fill(FourConvs(), 0), partition, ldt.fixed_decay(partition, 0.9), 2)
+        return net, torch.optim.Adam(make_groups(net), lr=1e-3)
+
+    def run(stop):
+        net, optimizer = fresh(FIRST)
+        train(net, optimizer, 1, 5)
+        moments = {id(parameter): state['exp_avg'].clone() for parameter, state in optimizer.state.items()}
+        net.repartition(SECOND, ldt.fixed_decay(SECOND, 0.9))
+        for group, anew in zip(optimizer.param_groups, make_groups(net), strict=True):
+            group['params'] = list(anew['params'])
+        listed = [id(parameter) for group in optimizer.param_groups for parameter in group['params']]
+        assert len(listed) == len({*listed}) == 8 and {*listed} == {id(value) for value in net.trainable_parameters()}
+        for group, anew in zip(optimizer.param_groups, make_groups(net), strict=True):
+            assert group['lr'] == anew.get('lr', 1e-3)
+            assert all(one is other for one, other in zip(group['params'], anew['params'], strict=True))
+        assert all(torch.equal(state['exp_avg'], moments[id(value)]) for value, state in optimizer.state.items())
+        if stop:
+            states = copy.deepcopy((net.state_dict(), optimizer.state_dict()))
+            net, optimizer = fresh(SECOND)
+            net.load_state_dict(states[0])
+            optimizer.load_state_dict(states[1])
+        train(net, optimizer, 6, 9)
+        return net.composite_state_dict()
+
+    whole, resumed = run(False), run(True)
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())

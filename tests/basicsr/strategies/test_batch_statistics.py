@@ -273,5 +273,6 @@ def test_all_that_a_run_leaves_has_the_same(folder, monkeypatch, computed, name)
     for weights in (latest, best):
         assert_computed(weights[key], computed)
     state = folder / 'experiments' / name / 'training_states' / '4.state'
-    again, _ = test_baselines.run(folder, f'{name}_again', **changes, path__resume_state=str(state))
+    changes.update(path__resume_state=str(state), path__resume_another_run=True)
+    again, _ = test_baselines.run(folder, f'{name}_again', **changes)
     assert same(again, latest)
