@@ -17,9 +17,9 @@ from basicsr.models.contract import is_of_users
 from basicsr.options.blame import names_option
 from basicsr.results.plots import crop_sheet, most_detailed_crop
 from basicsr.results.scores import Results, Scores
-from basicsr.results.tables import summary, write_results
+from basicsr.results.tables import result_files, summary
 from basicsr.utils.img_util import tensor2img
-from basicsr.utils.logger import get_root_logger
+from basicsr.utils.logger import get_root_logger, not_essential
 from basicsr.utils.registry import MODEL_REGISTRY
 
 _CROP = 96
@@ -90,7 +90,7 @@ def build_networks(opt: dict, networks: dict[str, dict], pictures: str, save_img
     """
     models = {}
     for label, changes in networks.items():
-        test_opt = {**with_changes(opt, changes), 'is_train': False, 'dist': False}
+        test_opt = {**with_changes(opt, changes), 'is_train': False, 'dist': False, 'of_training': opt['is_train']}
         test_opt['path']['visualization'] = pictures
         test_opt['val'] = {**(opt.get('val') or {}), 'save_img': save_img}
         if len(networks) > 1:  # one alone may be called by val.suffix
@@ -210,11 +210,14 @@ def compare(opt: dict, networks: dict[str, dict], folder: str) -> tuple[str, dic
     loaders = build_loaders(opt, ['test'])
     pictures = os.path.join(folder, 'visualization')
     results = evaluate(opt, build_networks(opt, networks, pictures, save_img=True), loaders)
-    written = write_results(results, folder)
+    for name, write in result_files(results).items():
+        with not_essential(os.path.join(folder, name)):
+            write(folder)
     sheet = os.path.join(folder, 'crops.png')
-    files = {'table': written['table.md']}
-    if _crops(results, loaders, pictures, sheet):
-        files['crops'] = sheet
+    files = {'table': os.path.join(folder, 'table.md')}
+    with not_essential(sheet):
+        if _crops(results, loaders, pictures, sheet):
+            files['crops'] = sheet
     return summary(results), files
 
 

@@ -61,6 +61,7 @@ from basicsr.utils.logger import (
     get_root_logger,
     init_tb_logger,
     init_wandb_logger,
+    say_what_was_not_written,
 )
 from basicsr.utils.misc import (
     get_random_state,
@@ -177,6 +178,7 @@ def _train(root_path: str, opt: dict, args: argparse.Namespace) -> None:
         tb_logger.close()
     if opt['rank'] == 0:
         _report(opt, model)
+    say_what_was_not_written()
 
 
 def _rehearsed_model(opt: dict, resume_state: dict | None, val_loaders: list, tests: list) -> Any:
@@ -415,7 +417,7 @@ def _report(opt: dict, model: Any) -> None:
         table, files = compare(opt, networks, paths['experiments_root'])
         results.update(files)
         logger.info('Cameras, before and after the training of %s:\n%s', opt['name'], table)
-    lines = (f'  {name}: {os.path.relpath(path)}' for name, path in results.items() if path)
+    lines = (f'  {name}: {os.path.relpath(path)}' for name, path in results.items() if path and os.path.isfile(path))
     logger.info('Results:\n%s', '\n'.join(lines))
 
 

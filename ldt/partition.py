@@ -229,8 +229,11 @@ class Partition:
         """Write `to_json()` to `path`, through a temporary file beside it."""
         path = Path(path)
         temporary = path.with_name(path.name + '.tmp')
-        temporary.write_text(self.to_json() + '\n')
-        os.replace(temporary, path)
+        try:
+            temporary.write_text(self.to_json() + '\n')
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Partition:

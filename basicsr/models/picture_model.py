@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -22,7 +23,7 @@ from basicsr.models.contract import is_replaced
 from basicsr.runs.stopping import end_if_broken_off
 from basicsr.utils.dist_util import all_gather, get_dist_info
 from basicsr.utils.img_util import imwrite, tensor2img
-from basicsr.utils.logger import get_root_logger
+from basicsr.utils.logger import get_root_logger, not_essential
 from basicsr.utils.misc import not_finite
 
 _UNSCORED = 4
@@ -212,7 +213,7 @@ class PictureModel(BaseModel):
             return dict.fromkeys(metrics, math.nan), [f'of the output of the network, {broken}']
         pair = {'img': tensor2img([visuals['result']])}
         if path:
-            imwrite(pair['img'], path)
+            self._write_picture(pair['img'], path)
         if 'gt' in visuals:
             if broken := not_finite(visuals['gt']):
                 raise ValueError(f'of gt, {broken}')
@@ -229,6 +230,14 @@ class PictureModel(BaseModel):
             except ValueError as error:
                 raise ValueError(f'val.metrics.{name}: {error}') from error
         return scores, without
+
+    def _write_picture(self, img: np.ndarray, path: str) -> None:
+        """Write a result: what a test is for, and what a training goes on without."""
+        if self.opt['is_train'] or self.opt.get('of_training'):
+            with not_essential(f'{self.opt["path"]["visualization"]} (pictures)'):
+                imwrite(img, path)
+        else:
+            imwrite(img, path)
 
     def _conclude_validation(
         self, images: list[tuple[str, dict[str, float]]], dataset_name: str, current_iter: int | str, tb_logger: Any

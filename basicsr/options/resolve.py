@@ -20,7 +20,7 @@ from basicsr.runs.command_line import make_parser
 from basicsr.runs.user_modules import Entry, import_user_modules, on_command_line
 from basicsr.utils.dist_util import broadcast, get_dist_info, init_dist
 from basicsr.utils.logger import get_root_logger
-from basicsr.utils.misc import set_random_seed
+from basicsr.utils.misc import set_random_seed, write_text
 
 __all__ = [
     'check_files',
@@ -299,6 +299,6 @@ def dict2str(opt: dict, indent_level: int = 0) -> str:
 def copy_opt_file(opt_file: dict | str, experiments_root: str) -> None:
     """Keep the options with the experiment: a file under its name, options as `options.yml`, which can be run again."""
     if isinstance(opt_file, dict):
-        (Path(experiments_root) / 'options.yml').write_text(dict2str(opt_file))
+        write_text(Path(experiments_root) / 'options.yml', dict2str(opt_file))
     else:
         shutil.copy(opt_file, experiments_root)

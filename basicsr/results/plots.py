@@ -1,14 +1,18 @@
 """Figures of runs and tests: the score of every layer, pictures side by side, differences by domain."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+
+if TYPE_CHECKING:  # imported where figures are drawn: runs go on where that fails
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 STABLE_COLOUR, UNSTABLE_COLOUR = '#0072B2', '#D55E00'  # blue and vermilion of Okabe and Ito's colour-blind-safe set
 NAMED_LAYERS = 60
@@ -38,7 +42,7 @@ def plot_layer_scores(
     """
     names, values = _check_scores(scores, unstable)
     few = len(names) < NAMED_LAYERS
-    figure = Figure(figsize=(max(8.0, 0.19 * len(names)) if few else 11.0, 6.0 if few else 4.8), layout='constrained')
+    figure = _figure(figsize=(max(8.0, 0.19 * len(names)) if few else 11.0, 6.0 if few else 4.8), layout='constrained')
     axes = figure.add_subplot(xlabel='layer' if few else 'layer, in network order', ylabel='score')
     position, is_unstable = np.arange(len(names)), np.isin(names, list(unstable))
     for mask, label, colour, marker in (
@@ -87,7 +91,7 @@ def crop_sheet(
     captioned = any(caption for row in grid for _, caption in row)
     aspects = [max(img.shape[0] / img.shape[1] for img, _ in row) for row in grid]
     heights = [CELL_INCHES * aspect + (0.22 if captioned else 0) for aspect in aspects]
-    figure = Figure(figsize=(CELL_INCHES * len(column_titles) + 0.3, sum(heights) + 0.25), layout='constrained')
+    figure = _figure(figsize=(CELL_INCHES * len(column_titles) + 0.3, sum(heights) + 0.25), layout='constrained')
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     axes = figure.subplots(len(rows), len(column_titles), squeeze=False, height_ratios=heights)
     for axes_row, row, (label, _) in zip(axes, grid, rows, strict=True):
@@ -121,7 +125,7 @@ def difference_boxes(
     empty = [domain for domain, values in differences.items() if not len(values)]
     if empty or not differences:
         raise ValueError(f'there are no differences to draw{" of " + ", ".join(empty) if empty else ""}')
-    figure = Figure(figsize=(max(4.0, 1.5 * len(differences) + 1), 4.2), layout='constrained')
+    figure = _figure(figsize=(max(4.0, 1.5 * len(differences) + 1), 4.2), layout='constrained')
     axes = figure.add_subplot(ylabel=label)
     axes.axhline(0, color='0.35', lw=1, zorder=0)
     for place, (domain, values) in enumerate(differences.items()):
@@ -262,8 +266,16 @@ def _picture_and_caption(cell: Cell, label: str) -> tuple[np.ndarray, str]:
     return img, caption
 
 
+def _figure(**options: Any) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(**options)
+
+
 def save_figure(figure: Figure, path: str | os.PathLike, **options) -> None:
     """Writes a figure as PNG through a temporary file, so that `path` is never half written."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')

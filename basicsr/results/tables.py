@@ -6,8 +6,9 @@ import csv
 import io
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple
+from functools import partial
 from pathlib import Path
 
 from tabulate import tabulate
@@ -127,13 +128,26 @@ def report(results: Results, style: str = 'github') -> str:
 
 def write_results(results: Results, folder: str | os.PathLike) -> dict[str, str]:
     """Write `table.md`, `table.txt`, `table.csv`, `images.csv` and `results.json`; returns their paths."""
-    folder = Path(folder)
-    results.save(folder)
-    write_text(folder / 'table.md', report(results) + '\n')
-    write_text(folder / 'table.txt', report(results, 'simple') + '\n')
-    write_text(folder / 'table.csv', _csv(_estimates_in_full(results)))
-    write_text(folder / 'images.csv', _csv(_pictures_in_full(results)))
-    return {name: str(folder / name) for name in ('table.md', 'table.txt', 'table.csv', 'images.csv', 'results.json')}
+    files = result_files(results)
+    for write in files.values():
+        write(folder)
+    return {name: str(Path(folder) / name) for name in files}
+
+
+def result_files(results: Results) -> dict[str, Callable[[str | os.PathLike], None]]:
+    """The files of a test by name, each with what writes it into a folder."""
+    texts = {
+        'table.md': lambda: report(results) + '\n',
+        'table.txt': lambda: report(results, 'simple') + '\n',
+        'table.csv': lambda: _csv(_estimates_in_full(results)),
+        'images.csv': lambda: _csv(_pictures_in_full(results)),
+    }
+    written = {name: partial(_write, name, text) for name, text in texts.items()}
+    return {'results.json': results.save, **written}
+
+
+def _write(name: str, text: Callable[[], str], folder: str | os.PathLike) -> None:
+    write_text(Path(folder) / name, text())
 
 
 def _estimates_in_full(results: Results) -> Iterator[list[object]]:

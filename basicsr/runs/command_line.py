@@ -13,6 +13,7 @@ import torch
 from basicsr.runs.shortages import shortage_of
 from basicsr.runs.stopping import Stopped
 from basicsr.utils.dist_util import default_launcher, get_dist_info
+from basicsr.utils.logger import say_what_was_not_written
 from basicsr.utils.misc import told_by_worker
 
 INTERRUPTED = 130
@@ -133,7 +134,10 @@ def run_from_command_line(run: Callable[[], None], debug: bool = False, goes_on:
         goes_on: How to continue after Ctrl-C, for the message.
     """
     try:
-        run()
+        try:
+            run()
+        finally:
+            say_what_was_not_written()
     except Stopped as stop:
         _say(str(stop))
         sys.exit(stop.exit_code)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,7 +11,7 @@ from basicsr.options.resolve import copy_opt_file, dict2str
 from basicsr.runs.checkpoint import load_checkpoint
 from basicsr.runs.identity import check_identity
 from basicsr.utils.dist_util import all_gather
-from basicsr.utils.logger import get_root_logger
+from basicsr.utils.logger import get_root_logger, not_essential
 from basicsr.utils.misc import check_resume, get_random_state, set_random_state
 from basicsr.utils.registry import MODEL_REGISTRY
 
@@ -119,9 +120,10 @@ def _read(path: str | Path) -> dict[str, Any]:
 def keep_options(options: dict, folder: str, resumed_at: int | None) -> None:
     """Write `options.yml`; where a resumed run changed it, the one before stays as `options_until_<iter>.yml`."""
     file = Path(folder) / 'options.yml'
-    if resumed_at is not None and file.exists() and file.read_bytes() != dict2str(options).encode():
-        file.replace(file.with_name(f'options_until_{resumed_at}.yml'))
-    copy_opt_file(options, folder)
+    with not_essential(file):
+        if resumed_at is not None and file.exists() and file.read_bytes() != dict2str(options).encode():
+            file.replace(file.with_name(f'options_until_{resumed_at}.yml'))
+        copy_opt_file(options, folder)
 
 
 def run_state(
@@ -150,7 +152,9 @@ def run_state(
 def _log_position() -> int:
     """Length of the text log in bytes; 0 where there is none."""
     files = [handler.baseFilename for handler in get_root_logger().handlers if hasattr(handler, 'baseFilename')]
-    return Path(files[0]).stat().st_size if files and Path(files[0]).exists() else 0
+    with suppress(OSError):
+        return Path(files[0]).stat().st_size if files else 0
+    return 0
 
 
 def batches_done(state: dict[str, Any], sampler: Sampler, batch_size: int) -> int:

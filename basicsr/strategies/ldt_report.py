@@ -12,7 +12,7 @@ from basicsr.results.plots import plot_layer_scores
 from basicsr.strategies.ldt_options import LDTSection
 from basicsr.strategies.strategy import Setting
 from basicsr.utils.dist_util import master_only
-from basicsr.utils.logger import get_root_logger
+from basicsr.utils.logger import get_root_logger, not_essential
 
 
 def partition_files(partition: ldt.Partition, folder: str | None) -> dict[str, str]:
@@ -31,10 +31,12 @@ def report_partition(branches: ldt.Decomposition, options: LDTSection, setting: 
     partition, logger = branches.partition, get_root_logger()
     files = partition_files(partition, setting.folder)
     if 'partition' in files:
-        partition.save(files['partition'])
+        with not_essential(files['partition']):
+            partition.save(files['partition'])
     if 'layer scores' in files:
         title = f'{setting.name}: gradient {partition.criterion.replace("_", " ")} of every layer'
-        plot_layer_scores(partition.scores, partition.unstable_layers, files['layer scores'], title)
+        with not_essential(files['layer scores']):
+            plot_layer_scores(partition.scores, partition.unstable_layers, files['layer scores'], title)
     chosen = options.unstable_ratio == 'auto' and partition.unstable_ratio is not None
     logger.info(
         'LDT: %d stable and %d unstable layers by %s%s; exchange every %d of %d iterations',
@@ -77,9 +79,9 @@ def _show(branches: ldt.Decomposition, files: dict[str, str], setting: Setting, 
     writer, partition = setting.writer(), branches.partition
     if writer is None:
         return
-    if 'layer scores' in files:
-        plot = cv2.imread(files['layer scores'])[..., ::-1].copy()
-        writer.add_image('ldt/layer_scores', plot, iteration, dataformats='HWC')
+    plot = cv2.imread(files['layer scores']) if 'layer scores' in files else None
+    if plot is not None:
+        writer.add_image('ldt/layer_scores', plot[..., ::-1].copy(), iteration, dataformats='HWC')
     for group, layers in (('stable', partition.stable_layers), ('unstable', partition.unstable_layers)):
         decays = torch.tensor([branches.decay[names[0]] for names in layers.values()])
         writer.add_histogram(f'ldt/decay_{group}', decays, iteration)

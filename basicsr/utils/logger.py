@@ -7,7 +7,12 @@ import importlib.util
 import logging
 import platform
 import subprocess
+import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from logging.handlers import WatchedFileHandler
 from pathlib import Path
 from typing import Any
 
@@ -93,12 +98,111 @@ class MessageLogger:
             self.tb_logger.add_scalar('lr', lrs[0], current_iter)
 
 
+_not_written: dict[str, str] = {}
+"""What a run could not write beside its checkpoints, and why."""
+
+
+@contextmanager
+def not_essential(what: str | Path) -> Iterator[None]:
+    """A block that writes something beside the checkpoints. Where it fails, that is said once, and the run goes on.
+
+    Args:
+        what: What it writes, a file or whatever else has a name.
+    """
+    try:
+        yield
+    except Exception as error:  # disks, fonts, servers and what talks to them fail in many ways
+        _note_not_written(str(what), error)
+
+
+def _note_not_written(what: str, error: BaseException) -> None:
+    if what in _not_written:
+        return
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    _not_written[what] = (said.strip() or type(error).__name__).splitlines()[0]
+    get_root_logger().warning('%s could not be written: %s. The run goes on without it', what, _not_written[what])
+
+
+def say_what_was_not_written() -> None:
+    """At the end of a run: say again what `not_essential` has passed over, and forget it."""
+    if _not_written:
+        lines = [f'  {what}: {why}' for what, why in _not_written.items()]
+        get_root_logger().warning('Not, or not completely, written:\n%s', '\n'.join(lines))
+        _not_written.clear()
+
+
+class _LogFile(WatchedFileHandler):
+    """The text log, which is made again where it was deleted, and which need not be written."""
+
+    def __init__(self, file: str) -> None:
+        super().__init__(file, 'a', encoding='utf-8', delay=True)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            super().emit(record)
+        except OSError:  # of opening it
+            self.handleError(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        _note_not_written(self.baseFilename, sys.exc_info()[1])
+
+
+def tensorboard_of(folder: str) -> str:
+    """What TensorBoard's files in a folder are called in messages."""
+    return f'TensorBoard, {folder},'
+
+
+class _Follower:
+    """A writer for TensorBoard by whose failures no training ends; after the first, it writes no more.
+
+    Args:
+        writer: torch's `SummaryWriter`, some of which runs in a thread.
+        folder: Where it writes.
+    """
+
+    def __init__(self, writer: Any, folder: str) -> None:
+        self._writer, self._what = writer, tensorboard_of(folder)
+        self._hook, threading.excepthook = threading.excepthook, self._thread_failed
+
+    def _thread_failed(self, failed: threading.ExceptHookArgs) -> None:
+        if type(failed.thread).__module__.startswith('tensorboard'):
+            _note_not_written(self._what, failed.exc_value)
+        else:
+            self._hook(failed)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith('__') or not callable(found := getattr(self._writer, name)):
+            raise AttributeError(name)
+
+        def call(*arguments: Any, **more: Any) -> Any:
+            if self._what in _not_written:
+                return None
+            with not_essential(self._what):
+                return found(*arguments, **more)
+
+        return call
+
+    def close(self) -> None:
+        """Write what is left."""
+        with not_essential(self._what):
+            self._writer.close()
+        threading.excepthook = self._hook
+
+
 @master_only
 def init_tb_logger(log_dir: str, first_iter: int | None = None) -> Any:
-    """A TensorBoard writer to `log_dir`; a run resumed at `first_iter` discards what was logged from there on."""
-    from torch.utils.tensorboard import SummaryWriter
+    """A TensorBoard writer to `log_dir`; a run resumed at `first_iter` discards what was logged from there on.
 
-    return SummaryWriter(log_dir=log_dir, purge_step=first_iter)
+    None where there can be none, which is logged.
+    """
+    what = tensorboard_of(log_dir)
+    if what in _not_written:  # its folder could not be made
+        return None
+    with not_essential(what):
+        from torch.utils.tensorboard import SummaryWriter
+
+        return _Follower(SummaryWriter(log_dir=log_dir, purge_step=first_iter), log_dir)
+    return None
 
 
 def check_wandb(opt: dict) -> None:
@@ -113,22 +217,26 @@ def check_wandb(opt: dict) -> None:
 
 @master_only
 def init_wandb_logger(opt: dict) -> None:
-    """Let Weights & Biases mirror what goes to TensorBoard, if `logger.wandb.project` is given."""
+    """Let Weights & Biases mirror what goes to TensorBoard, if `logger.wandb.project` is given.
+
+    Where it cannot (no key, no network), that is logged.
+    """
     options = opt['logger'].get('wandb') or {}
     if not options.get('project'):
         return
-    import wandb
+    with not_essential(f'Weights & Biases, project {options["project"]},'):
+        import wandb
 
-    run = wandb.init(
-        id=options.get('resume_id'),
-        resume='allow',
-        name=opt['name'],
-        config=opt,
-        project=options['project'],
-        sync_tensorboard=True,
-        dir=opt['path']['log'],
-    )
-    get_root_logger().info('Weights & Biases follows as run %s; logger.wandb.resume_id takes it up again', run.id)
+        run = wandb.init(
+            id=options.get('resume_id'),
+            resume='allow',
+            name=opt['name'],
+            config=opt,
+            project=options['project'],
+            sync_tensorboard=True,
+            dir=opt['path']['log'],
+        )
+        get_root_logger().info('Weights & Biases follows as run %s; logger.wandb.resume_id takes it up again', run.id)
 
 
 def get_root_logger(
@@ -151,7 +259,7 @@ def get_root_logger(
         for handler in [handler for handler in logger.handlers if isinstance(handler, logging.FileHandler)]:
             logger.removeHandler(handler)
             handler.close()
-        to_file = logging.FileHandler(log_file, 'a')
+        to_file = _LogFile(log_file)
         to_file.setFormatter(form)
         logger.addHandler(to_file)
     return logger

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from basicsr.utils.dist_util import master_only
+from basicsr.utils.logger import not_essential, tensorboard_of
 
 
 def set_random_seed(seed: int) -> None:
@@ -70,8 +71,10 @@ def mkdir_and_rename(path: str) -> None:
 @master_only
 def make_exp_dirs(opt: dict) -> None:
     """Make the folders of an experiment, or of a test's results."""
-    for key in ('experiments_root', 'tb_logger') if opt['is_train'] else ('results_root',):
-        mkdir_and_rename(opt['path'][key])
+    mkdir_and_rename(opt['path']['experiments_root' if opt['is_train'] else 'results_root'])
+    if opt['is_train']:
+        with not_essential(tensorboard_of(opt['path']['tb_logger'])):
+            mkdir_and_rename(opt['path']['tb_logger'])
     make_sub_dirs(opt)
 
 

@@ -125,7 +125,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     def fail(self, file, **options):
         raise OSError('disk full')
 
-    monkeypatch.setattr(plots.FigureCanvasAgg, 'print_figure', fail)
+    monkeypatch.setattr('matplotlib.backends.backend_agg.FigureCanvasAgg.print_figure', fail)
     with pytest.raises(OSError, match='disk full'):
         plots.plot_layer_scores({'a': 1.0}, [], path)
     assert path.read_bytes() == b'old'
