@@ -90,7 +90,7 @@ def build_networks(opt: dict, networks: dict[str, dict], pictures: str, save_img
     """
     models = {}
     for label, changes in networks.items():
-        test_opt = {**with_changes(opt, changes), 'is_train': False, 'dist': False, 'of_training': opt['is_train']}
+        test_opt = {**with_changes(opt, changes), 'is_train': False, 'dist': False, 'of_training': opt.get('is_train')}
         test_opt['path']['visualization'] = pictures
         test_opt['val'] = {**(opt.get('val') or {}), 'save_img': save_img}
         if len(networks) > 1:  # one alone may be called by val.suffix
