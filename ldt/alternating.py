@@ -60,6 +60,7 @@ class AlternatingDecomposition(Decomposition):
         self._wait()
         self._train_group()
         self._callables: dict[str, Callable] = {'primary': model, 'auxiliary': model}
+        self._watch_outputs(self._callables.values())
 
     @torch.no_grad()
     def _wait(self) -> None:
@@ -117,6 +118,7 @@ class AlternatingDecomposition(Decomposition):
             self._callables[self.turn] = wrapper(self.network)
         self.turn = now
         self._train_group()
+        self._watch_outputs(self._callables.values())
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """All parameters of both groups, the stable ones first, in the partition's order, whosever turn it is."""

@@ -13,11 +13,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .networks import check_memory, check_network, format_names, unwrapped
+from .exchange import checked_decay
+from .networks import check_memory, check_network, format_names, is_compiled, unwrapped
 from .partition import Partition
 from .restore import preserve_modes_and_buffers
 from .statistics import RunningStatistics, StaleStatistics
-from .watch import GradientWatch
+from .watch import GradientWatch, OutputWatch
 
 
 class Decomposition(ABC):
@@ -49,6 +50,7 @@ class Decomposition(ABC):
         self._statistics = RunningStatistics(unwrapped(model))
         self._inside_composite = False
         self._watch = GradientWatch(partition)
+        self._outputs: list[OutputWatch] = []
 
     @property
     @abstractmethod
@@ -71,6 +73,18 @@ class Decomposition(ABC):
         """(name of the layer, parameter) of each of `trainable_parameters()`, for parameter groups of one's own."""
         names = [*self.partition.stable, *self.partition.unstable]
         yield from zip(names, self.trainable_parameters(), strict=True)
+
+    def _watch_outputs(self, branches: Iterable[Callable]) -> None:
+        """Look at outputs until the gradients have been seen; a hook that goes would compile a network again."""
+        branches = list(branches)
+        self._leave_outputs()
+        if not self._watch.done and not any(map(is_compiled, branches)):
+            networks = {unwrapped(branch) for branch in branches if isinstance(branch, nn.Module)}
+            self._outputs = [OutputWatch(network) for network in networks]
+
+    def _leave_outputs(self) -> None:
+        while self._outputs:
+            self._outputs.pop().hook.remove()
 
     @abstractmethod
     def _trained_now(self) -> dict[str, nn.Parameter]:
@@ -101,6 +115,8 @@ class Decomposition(ABC):
         self._refuse_inside_composite('step')
         if not self._watch.done:
             self._watch.judge(self._trained_now())
+            if self._watch.done:
+                self._leave_outputs()
         self.steps += 1
         due = self.steps % self.interval == 0
         if due:
@@ -287,19 +303,3 @@ def train_only(network: nn.Module, trained: list[str], frozen: list[str]) -> Non
             parameters[name].requires_grad_(trains)
     for parameter in parameters.values():
         parameter.grad = None
-
-
-def checked_decay(decay: Mapping[str, float], partition: Partition) -> dict[str, float]:
-    """Return the decays by name in the partition's order; a ValueError names those that do not fit."""
-    names = [*partition.stable, *partition.unstable]
-    missing = [name for name in names if name not in decay]
-    unknown = sorted(set(decay) - set(names))
-    outside = [f'{name} ({decay[name]})' for name in names if name in decay and not 0 <= decay[name] < 1]
-    for what, culprits in (
-        ('no decay is given for', missing),
-        ('a decay is given for layers that the partition lacks:', unknown),
-        ('a decay must lie in [0, 1):', outside),
-    ):
-        if culprits:
-            raise ValueError(f'{what} {format_names(culprits)}')
-    return {name: float(decay[name]) for name in names}

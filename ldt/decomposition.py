@@ -56,6 +56,7 @@ class LayerDecomposition(Decomposition):
         self._callables: list[Callable] = list(copies)
         self._make_averages()
         self._watch = GradientWatch(partition, unwrapped(model), self.primary)
+        self._watch_outputs(self._callables)
 
     @property
     def network(self) -> nn.Module:
@@ -79,6 +80,7 @@ class LayerDecomposition(Decomposition):
         The branches are frozen by now, so DistributedDataParallel expects gradients of the trained half alone.
         """
         self._callables = [wrapper(self.primary), wrapper(self.auxiliary)]
+        self._watch_outputs(self._callables)
 
     def branches(self) -> Iterator[Callable]:
         """Yield the primary, then the auxiliary. To save memory, back-propagate through one before the other runs."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .networks import format_names
 from .partition import Partition
 
 LOW_PRECISION = (torch.float16, torch.bfloat16)
@@ -55,6 +56,22 @@ def fixed_decay(partition: Partition, decay: float = 0.999) -> dict[str, float]:
     if not 0 <= decay < 1:
         raise ValueError(f'a decay must lie in [0, 1), below 1 so that no layer is frozen for ever; it is {decay}')
     return dict.fromkeys([*partition.stable, *partition.unstable], decay)
+
+
+def checked_decay(decay: Mapping[str, float], partition: Partition) -> dict[str, float]:
+    """Return the decays by name in the partition's order; a ValueError names those that do not fit."""
+    names = [*partition.stable, *partition.unstable]
+    missing = [name for name in names if name not in decay]
+    unknown = sorted(set(decay) - set(names))
+    outside = [f'{name} ({decay[name]})' for name in names if name in decay and not 0 <= decay[name] < 1]
+    for what, culprits in (
+        ('no decay is given for', missing),
+        ('a decay is given for layers that the partition lacks:', unknown),
+        ('a decay must lie in [0, 1):', outside),
+    ):
+        if culprits:
+            raise ValueError(f'{what} {format_names(culprits)}')
+    return {name: float(decay[name]) for name in names}
 
 
 def decay_from_time_constants(fastest: float, slowest: float, exchange_every: int) -> tuple[float, float]:

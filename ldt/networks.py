@@ -23,6 +23,15 @@ def unwrapped(model: nn.Module) -> nn.Module:
         model = inner
 
 
+def is_compiled(branch: object) -> bool:
+    """Whether torch.compile runs this, or a part of it."""
+    modules = branch.modules() if isinstance(branch, nn.Module) else [branch]
+    return any(
+        getattr(module, '_compiled_call_impl', None) is not None or getattr(module, '_orig_mod', None) is not None
+        for module in modules
+    )
+
+
 def check_network(model: nn.Module, averaging: str) -> None:
     """Refuse a network whose weights or gradients are not there to be looked at.
 

@@ -2,7 +2,7 @@
 
 `copy.deepcopy` copies modules and bound methods, but keeps plain functions as they are: a lambda over `self` in a copy
 of a network still calls the original, whose layers then get the gradients. And a checkpoint with `use_reentrant=True`
-passes no gradient on if none of its inputs needs one, as below frozen layers.
+passes no gradient on if none of its inputs needs one, as above frozen layers.
 """
 
 from __future__ import annotations
@@ -23,6 +23,11 @@ from .partition import Partition
 _MEND = (
     'copy.deepcopy keeps lambdas and functions as they are, so that one over `self` still refers to the original. '
     'Make it a method or a module, or use AlternatingDecomposition, which copies nothing'
+)
+
+_CHECKPOINTS = (
+    'in a checkpoint with use_reentrant=True whose inputs need no gradient (the layers before it are frozen), set '
+    'use_reentrant=False'
 )
 
 
@@ -84,9 +89,8 @@ class GradientWatch:
         if unexplained:
             warnings.warn(
                 f'no gradient has reached {format_names(unexplained)} in the first step of training. If it is not '
-                'this batch alone that leaves them out: in a checkpoint with use_reentrant=True whose inputs need no '
-                'gradient (the layers before it are frozen), set use_reentrant=False; a function of the network that '
-                'refers to another network is to be a method',
+                f'this batch alone that leaves them out: {_CHECKPOINTS}; a function of the network that refers to '
+                'another network is to be a method',
                 stacklevel=3,
             )
         if misled:
@@ -96,6 +100,38 @@ class GradientWatch:
                 stacklevel=3,
             )
         self._waiting -= {*watched}
+
+
+class OutputWatch:
+    """A forward hook of a branch: says why there is nothing to back-propagate, before torch's error does.
+
+    A warning, since a loop may leave such a batch out. It is there until the first step of each group is over.
+    """
+
+    def __init__(self, branch: nn.Module) -> None:
+        self.hook = branch.register_forward_hook(self)
+
+    def __call__(self, branch: nn.Module, inputs: Any, output: Any) -> None:
+        if branch.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            tensors = list(_tensors(output))
+            trained = [name for name, parameter in branch.named_parameters() if parameter.requires_grad]
+            if tensors and trained and not any(tensor.requires_grad for tensor in tensors):
+                warnings.warn(
+                    f'the output of a branch needs no gradient, although {format_names(trained)} are trained in it: '
+                    f'there is nothing to back-propagate: {_CHECKPOINTS}',
+                    stacklevel=2,
+                )
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _tensors(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _tensors(part)
 
 
 def functions_over(original: nn.Module, branch: nn.Module) -> list[str]:

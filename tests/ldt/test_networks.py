@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.nn.parallel import DataParallel
 from torch.utils.checkpoint import checkpoint
@@ -383,6 +384,41 @@ def test_reentrant_checkpoints_above_frozen_layers_are_named(kind):
         warnings.simplefilter('error')
         net = train(decomposition(kind, Checkpointed(False), partition), steps=2)
     assert net.steps == 2
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.filterwarnings('ignore:None of the inputs have requires_grad')
+def test_a_branch_in_which_no_gradient_can_reach_anything_says_why(kind):
+    """Torch's own error, that a tensor does not require grad, would not."""
+    partition = ldt.Partition(['a.weight', 'a.bias', 'c.weight', 'c.bias'], ['b.weight', 'b.bias'])
+    net = decomposition(kind, Checkpointed(True), partition)
+    match = r'output of a branch needs no gradient, although b\.weight, b\.bias are trained.*use_reentrant=False'
+    with pytest.warns(UserWarning, match=match), pytest.raises(RuntimeError, match='does not require grad'):
+        train(net, 2)
+    net = train(decomposition(kind, Checkpointed(False), partition), 2)
+    assert not any(branch._forward_hooks for branch in net.branches())
+
+
+def compile_whole(net, compiler):
+    net.wrap(lambda branch: torch.compile(branch, backend=compiler, fullgraph=True))
+
+
+def compile_in_place(net, compiler):
+    net.wrap(lambda branch: branch.compile(backend=compiler, fullgraph=True) or branch)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('wrap', [compile_whole, compile_in_place])
+def test_what_watches_the_first_step_compiles_nothing_twice(kind, wrap):
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    net = decomposition(kind, three())
+    wrap(net, counter)
+    train(net, 2)
+    first = counter.frame_count
+    assert first == 2, 'each branch once'
+    train(net, 4)
+    assert counter.frame_count == first
 
 
 # Weights
