@@ -377,7 +377,7 @@ class _Run:
         saved = self._try_to_save(lambda: self.model.save(self.epoch, self.current_iter))
         keep = self.opt['logger'].get('keep_checkpoints')
         if saved and keep and self.opt['rank'] == 0:
-            prune_checkpoints(self.opt['path']['models'], self.opt['path']['training_states'], keep, self.current_iter)
+            prune_checkpoints(self.opt['path']['experiments_root'], self.model.written, keep)
         return saved
 
     def _try_to_save(self, save: Callable[[], None]) -> bool:

@@ -64,6 +64,8 @@ class BaseModel(Optimizing, Saving):
         """The TensorBoard writer, in the process that has it; the pipeline sets it."""
         self.run_state: dict[str, Any] = {}
         """What the pipeline wants to find again in the training state: its place in the data, random states."""
+        self.written: dict[int, set[str]] = {}
+        """By iteration, the checkpoints and the training state that the run wrote, as `models/net_g_10.pth`."""
         self.as_built: dict[str, Any] = {}
         """What tells whether attributes of a model of users have changed since it was built, see `users_state`."""
         if self.is_train and is_of_users(type(self)):

@@ -20,6 +20,7 @@ class Saving:
 
     opt: dict
     run_state: dict[str, Any]
+    written: dict[int, set[str]]
 
     def save(self, epoch: int, current_iter: int | str) -> None:
         """Write networks and training state; `current_iter` -1 is the end of the run, which has no state.
@@ -78,9 +79,18 @@ class Saving:
 
     @master_only
     def _save_weights(self, weights: dict[str, dict[str, Tensor]], net_label: str, current_iter: int | str) -> None:
-        name = f'{net_label}_{"latest" if current_iter == -1 else current_iter}.pth'
+        file = os.path.join(
+            self.opt['path']['models'], f'{net_label}_{"latest" if current_iter == -1 else current_iter}.pth'
+        )
         on_cpu = {key: {name: value.cpu() for name, value in state.items()} for key, state in weights.items()}
-        save_checkpoint(on_cpu, os.path.join(self.opt['path']['models'], name))
+        save_checkpoint(on_cpu, file)
+        self._note_written(file, current_iter)
+
+    def _note_written(self, file: str, current_iter: int | str) -> None:
+        """Remember a numbered file, so that `logger.keep_checkpoints` deletes those of this run and no others."""
+        if isinstance(current_iter, int) and current_iter != -1:
+            name = os.path.join(os.path.basename(os.path.dirname(file)), os.path.basename(file))
+            self.written.setdefault(current_iter, set()).add(name)
 
     def load_network(
         self, net: nn.Module, load_path: str, strict: bool = True, param_key: str | None = 'params'
@@ -100,8 +110,11 @@ class Saving:
     def save_training_state(self, epoch: int, current_iter: int) -> None:
         """Write `training_states/<current_iter>.state`: all that goes on where this leaves off."""
         if isinstance(current_iter, int) and current_iter != -1:
+            file = os.path.join(self.opt['path']['training_states'], f'{current_iter}.state')
             state = {'epoch': epoch, 'iter': current_iter, **self.run_state, **self.training_state()}
-            save_checkpoint(state, os.path.join(self.opt['path']['training_states'], f'{current_iter}.state'))
+            self._note_written(file, current_iter)
+            state['written'] = {iteration: sorted(files) for iteration, files in self.written.items()}
+            save_checkpoint(state, file)
 
     def training_state(self) -> dict[str, Any]:
         return {
@@ -142,6 +155,16 @@ class Saving:
         self._resume_networks(resume_state)
         load_attributes(self, resume_state.get('attributes', {}))
         self.best_metric_results = resume_state.get('best_metric_results', {})
+        self._resume_written(resume_state)
+
+    def _resume_written(self, state: dict[str, Any]) -> None:
+        """Take over what the run wrote before, unless the state lies in the folder of another."""
+        states, file = self.opt['path'].get('training_states'), self.opt['path'].get('resume_state')
+        self.written = {}
+        if states and file and os.path.realpath(os.path.dirname(file)) == os.path.realpath(states):
+            for iteration, files in state.get('written', {}).items():
+                for name in files:
+                    self._note_written(name, iteration)
 
     def _resume_networks(self, state: dict[str, Any]) -> None:
         """Load the networks of a training state, or those saved beside one that holds none, as BasicSR's."""

@@ -100,22 +100,18 @@ def _check_sums(path: str | os.PathLike) -> None:
             raise ValueError(f'{damaged} is damaged')
 
 
-def prune_checkpoints(
-    models: str | os.PathLike, training_states: str | os.PathLike, keep: int, current_iter: int
-) -> None:
-    """Delete numbered checkpoints and training states, except the `keep` newest up to `current_iter`.
+def prune_checkpoints(folder: str | os.PathLike, written: dict[int, set[str]], keep: int) -> None:
+    """Delete what a run wrote at its older iterations.
 
-    `best` and `latest` stay, and so do files of later iterations, left by another run.
+    Args:
+        folder: Of the run.
+        written: By iteration, the files that the run wrote, relative to `folder`. Iterations whose files are deleted
+            are taken out.
+        keep: Number of iterations to keep, the newest.
     """
-    for folder, pattern in ((models, '*_*.pth'), (training_states, '*.state')):
-        numbered: dict[int, list[Path]] = {}
-        for file in Path(folder).glob(pattern):
-            number = file.stem.rpartition('_')[2]
-            if number.isdigit() and int(number) <= current_iter:
-                numbered.setdefault(int(number), []).append(file)
-        for number in sorted(numbered)[:-keep]:
-            for file in numbered[number]:
-                file.unlink(missing_ok=True)
+    for iteration in sorted(written)[:-keep]:
+        for name in written.pop(iteration):
+            Path(folder, name).unlink(missing_ok=True)
 
 
 def find_weights(checkpoint: Any, path: str | os.PathLike, param_key: str | None = 'params') -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ import torch
 from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.runs.checkpoint import load_checkpoint, prune_checkpoints, save_checkpoint
 from basicsr.runs.resume import batches_done, keep_options, load_resume_state
+from tests import small_run
 
 
 def options(folder, auto_resume=True, seed=7, resume_state=None, name='x', **more):
@@ -84,19 +85,35 @@ def test_a_disk_without_room_is_seen_before_a_byte_is_written(tmp_path, monkeypa
     assert load_checkpoint(path)['w'].shape == (10,)
 
 
-def test_old_checkpoints_are_deleted_and_named_ones_stay(tmp_path, states):
+def test_what_the_run_wrote_at_older_iterations_is_deleted_and_nothing_else(tmp_path, states):
     models = tmp_path / 'models'
     models.mkdir()
-    for name in ('net_g_5', 'net_g_10', 'net_g_20', 'net_g_best', 'net_g_latest', 'other_5', 'other_20'):
+    others = {'net_g_best', 'net_g_best_7', 'net_g_latest', 'my_backup_5', 'net_g_5_copy', 'net_g_7'}
+    for name in ('net_g_5', 'net_d_5', 'net_g_10', 'net_g_20', *others):
         (models / f'{name}.pth').touch()
-    (models / 'notes.txt').touch()
-    prune_checkpoints(models, states, 1, current_iter=5)
-    assert len(list(models.iterdir())) == 8 and len(list(states.iterdir())) == 3, 'what came further is not touched'
-    prune_checkpoints(models, states, 2, current_iter=20)
-    assert {file.stem for file in models.iterdir()} == {
-        *('net_g_10', 'net_g_20', 'net_g_best', 'net_g_latest', 'other_20', 'notes')
-    }
-    assert {file.name for file in states.iterdir()} == {'10.state', '20.state'}
+    written = {n: {f'models/net_g_{n}.pth', f'training_states/{n}.state'} for n in (20, 5, 10)}
+    written[5] |= {'models/net_d_5.pth', 'models/gone_5.pth'}
+    prune_checkpoints(tmp_path, written, 2)
+    assert {file.stem for file in models.iterdir()} == {'net_g_10', 'net_g_20', *others}
+    assert {file.name for file in states.iterdir()} == {'10.state', '20.state'} and sorted(written) == [10, 20]
+
+
+def test_a_resumed_run_deletes_its_own_files_and_not_those_of_users_or_of_another_run(tmp_path):
+    small_run.make_pictures(tmp_path)
+    few = {'train__total_iter': 4, 'logger__keep_checkpoints': 1, 'logger__save_checkpoint_freq': 1}
+    small_run.train(tmp_path, **{**few, 'train__total_iter': 2, 'logger__keep_checkpoints': 2})
+    folder = tmp_path / 'experiments' / 'small'
+    backups = {folder / 'models' / f'{name}.pth' for name in ('my_backup_3', 'net_g_best_1', 'net_d_1')}
+    for file in backups:
+        file.write_text('precious')
+    before = set((folder / 'training_states').iterdir()) | set((folder / 'models').iterdir())
+    small_run.train(tmp_path, name='other', path__resume_state=str(folder / 'training_states' / '2.state'),
+                    path__resume_another_run=True, **few)  # fmt: skip
+    assert set((folder / 'training_states').iterdir()) | set((folder / 'models').iterdir()) == before
+    small_run.train(tmp_path, auto_resume=True, **few)
+    assert [file.name for file in (folder / 'training_states').iterdir()] == ['4.state']
+    names = {'net_g_4.pth', 'net_g_best.pth', 'net_g_latest.pth', *(file.name for file in backups)}
+    assert {file.name for file in (folder / 'models').iterdir()} == names
 
 
 def test_options_that_changed_are_kept_beside_the_new_ones(tmp_path):
@@ -124,3 +141,19 @@ def test_the_place_in_the_data_is_counted_in_samples(logged):
     assert not logged.warnings()
     assert batches_done(state, EnlargedSampler(range(30), 2, 0), batch_size=4) == 0
     assert 'An epoch has 30 samples, and had 40' in logged.warnings()[0]
+
+
+@pytest.mark.parametrize('make', [lambda folder: folder.write_text(''), lambda folder: folder.symlink_to(folder)])
+def test_states_that_cannot_be_listed_are_no_reason_to_start_anew(tmp_path, make):
+    make(tmp_path / 'training_states')
+    with pytest.raises(OSError, match=r'training_states cannot be listed .* whether there are training states'):
+        resumed(options(tmp_path))
+
+
+def test_a_folder_that_nobody_may_read_is_said(tmp_path, states, monkeypatch):
+    def refuse(folder):
+        raise PermissionError(13, 'Permission denied', folder)
+
+    monkeypatch.setattr('basicsr.runs.resume.os.listdir', refuse)  # the tests may run as root, who may read anything
+    with pytest.raises(OSError, match=r'training_states cannot be listed \(Permission denied\)'):
+        resumed(options(tmp_path))
