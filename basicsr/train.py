@@ -132,7 +132,7 @@ def train_pipeline(root_path: str, args: argparse.Namespace | None = None) -> No
     Raises:
         FileNotFoundError, ValueError, KeyError: Mistakes in the options or the data, before anything is trained; or
             losses that are NaN or infinite for too long.
-        Stopped: Ctrl-C or SIGTERM, after the run was saved.
+        Stopped: Ctrl-C, SIGTERM or SIGHUP, after the run was saved.
     """
     opt, args = parse_options(root_path, is_train=True, args=args)
     check_same_options(args.merged)

@@ -120,8 +120,10 @@ def _training_args(
 
 
 def _leave_signals_to_the_main_process(worker_id: int) -> None:
-    """Ctrl-C in a terminal and a cluster's SIGTERM reach workers, too, which the main process still needs."""
+    """Ctrl-C, a terminal's end and a cluster's SIGTERM reach workers, too, which the main process still needs."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, 'SIGHUP'):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if hasattr(signal, 'sigwaitinfo'):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_obey_the_main_process, daemon=True).start()

@@ -185,16 +185,13 @@ class BaseModel(Optimizing, Saving):
         """Called after each tested sample, for models that want to know more of it."""
 
     def _initialize_best_metric_results(self, dataset_name: str) -> None:
-        if dataset_name in self.best_metric_results:
-            return
-        self.best_metric_results[dataset_name] = {
-            metric: {
-                'better': better_is(content),
-                'val': float('-inf') if better_is(content) == 'higher' else float('inf'),
-                'iter': -1,
-            }
-            for metric, content in self.opt['val']['metrics'].items()
-        }
+        """Begin to count for the metrics of the options that are not counted yet: new ones of a resumed run, too."""
+        counted = self.best_metric_results.setdefault(dataset_name, {})
+        for metric, content in self.opt['val']['metrics'].items():
+            better = better_is(content)
+            if counted.get(metric, {}).get('better') != better:
+                none = float('-inf') if better == 'higher' else float('inf')
+                counted[metric] = {'better': better, 'val': none, 'iter': -1}
 
     def _update_best_metric_result(self, dataset_name: str, metric: str, val: float, current_iter: int) -> None:
         """Keep `val` where it is strictly better than those before; one that is not finite never is."""

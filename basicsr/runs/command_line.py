@@ -126,7 +126,8 @@ def run_from_command_line(run: Callable[[], None], debug: bool = False, goes_on:
     """Call `run` and turn errors into a one-line message and an exit code.
 
     2: a mistake in options or data, a full disk, losses that are not finite. 3: out of memory, of shared memory, open
-    files or threads, or a killed worker. 4: another process of the run has died. 130 and 143: Ctrl-C and SIGTERM.
+    files or threads, or a killed worker. 4: another process of the run has died. 130, 143 and 129: Ctrl-C, SIGTERM,
+    SIGHUP.
 
     Args:
         run: The command.

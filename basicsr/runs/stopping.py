@@ -1,17 +1,19 @@
-"""Ending a run by Ctrl-C or SIGTERM without losing the current iteration."""
+"""Ending a run by Ctrl-C, SIGTERM or a closed terminal without losing the current iteration."""
 
 from __future__ import annotations
 
+import os
 import signal
+import stat
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 
 from basicsr.utils.dist_util import get_dist_info, highest
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, 'SIGHUP') else []))
 _breakable: StopSignals | None = None
 """The `StopSignals` whose `breaking_off()` is active, if any."""
 
@@ -20,7 +22,7 @@ class Stopped(Exception):
     """A signal has ended a run, which has saved what it needs to resume.
 
     Attributes:
-        exit_code: 130 for Ctrl-C and 143 for SIGTERM, by shell convention.
+        exit_code: 130 for Ctrl-C, 143 for SIGTERM and 129 for SIGHUP, by shell convention.
     """
 
     def __init__(self, number: int, message: str) -> None:
@@ -29,9 +31,10 @@ class Stopped(Exception):
 
 
 class StopSignals:
-    """Inside this context, SIGINT and SIGTERM are recorded rather than obeyed; a second Ctrl-C takes effect at once.
+    """Inside this context, SIGINT, SIGTERM and SIGHUP are recorded rather than obeyed; a second Ctrl-C acts at once.
 
-    Outside the main thread, where Python allows no signal handlers, it does nothing.
+    A SIGHUP that the run was started to ignore (nohup) stays ignored. Outside the main thread, where Python allows no
+    signal handlers, it does nothing.
     """
 
     def __init__(self) -> None:
@@ -40,7 +43,8 @@ class StopSignals:
     def __enter__(self) -> StopSignals:
         self._before = {}
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+            obeyed = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._note) for number in obeyed}
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
@@ -50,6 +54,8 @@ class StopSignals:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == self._received == signal.SIGINT:
             raise KeyboardInterrupt
+        if number not in (signal.SIGINT, signal.SIGTERM):
+            _leave_the_closed_terminal()
         if not self._received and get_dist_info()[0] == 0:
             sys.stderr.write(f'\n{signal.Signals(number).name}: saving after this iteration …\n')
         self._received = self._received or number
@@ -72,6 +78,20 @@ class StopSignals:
             pass
         finally:
             _breakable = None
+
+
+def _leave_the_closed_terminal() -> None:
+    """Let what is written to a terminal that is gone go nowhere: it would raise an error wherever a line is printed."""
+    for descriptor in (1, 2):
+        with suppress(OSError):
+            if stat.S_ISCHR(os.fstat(descriptor).st_mode) and not _is_terminal_or_null(descriptor):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, descriptor)
+                os.close(nowhere)
+
+
+def _is_terminal_or_null(descriptor: int) -> bool:
+    return os.isatty(descriptor) or os.path.samestat(os.fstat(descriptor), os.stat(os.devnull))
 
 
 def end_if_broken_off() -> None:

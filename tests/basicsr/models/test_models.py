@@ -525,3 +525,21 @@ def test_mistakes_in_the_training_section(pictures, tmp_path, model_type, change
 def test_an_unknown_optimizer_is_what_basicsr_raises(pictures, tmp_path):
     with pytest.raises(NotImplementedError, match=r"torch\.optim has no 'Adamm'"):
         build(options(pictures, tmp_path, optim_g={'type': 'Adamm', 'lr': 1e-3}))
+
+
+def test_a_metric_that_a_resumed_run_adds_is_counted_from_there(pictures, tmp_path):
+    model = build(options(pictures, tmp_path))
+    better = {'type': 'calculate_psnr', 'crop_border': 2}
+    model.opt['val']['metrics'] = {'psnr': better, 'error': {**better, 'better': 'higher'}}
+    model._initialize_best_metric_results('val')
+    model._update_best_metric_result('val', 'psnr', 30.0, 10)
+    model._update_best_metric_result('val', 'error', 5.0, 10)
+    model.opt['val']['metrics'] = {'psnr': better, 'error': {**better, 'better': 'lower'}, 'y': better}
+    model._initialize_best_metric_results('val')
+    model._update_best_metric_result('val', 'y', 20.0, 20)
+    model._update_best_metric_result('val', 'error', 7.0, 20)
+    assert model.best_metric_results['val'] == {
+        'psnr': {'better': 'higher', 'val': 30.0, 'iter': 10},
+        'error': {'better': 'lower', 'val': 7.0, 'iter': 20},
+        'y': {'better': 'higher', 'val': 20.0, 'iter': 20},
+    }

@@ -1,16 +1,24 @@
 """Whole runs in processes of their own, killed, stopped, cut off from each other, and out of disk."""
 
+import fcntl
 import os
+import pty
 import re
 import resource
 import shutil
 import signal
+import subprocess
+import sys
+import termios
 import time
+from pathlib import Path
 
 import pytest
 
 from basicsr.runs.checkpoint import load_checkpoint
 from scripts.benchmark import faults
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope='module')
@@ -88,6 +96,28 @@ def test_a_stopped_run_saves_says_so_and_goes_on(folder, ldt, number):
     assert again.returncode == 0, text
     assert f'iter {stopped[1]},' not in text
     assert faults.weights(folder, name) == ldt[0]
+
+
+def test_a_terminal_that_closes_ends_a_run_as_sigterm_does(folder, ldt):
+    options = faults.write_options(folder, 'hung_up', logger__save_checkpoint_freq=1000)
+    terminal, end = pty.openpty()
+    run = subprocess.Popen(
+        [sys.executable, str(ROOT / 'Train_pip.py'), '-opt', str(options)],
+        stdin=end, stdout=end, stderr=end, cwd=folder, env={**os.environ, 'OMP_NUM_THREADS': '1'},
+        start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )  # fmt: skip
+    os.close(end)
+    text = b''
+    while b'iter 5,' not in text:
+        text += os.read(terminal, 1 << 16)
+    os.close(terminal)  # the system sends SIGHUP to the run and its workers, and whatever they print now fails
+    assert run.wait(timeout=faults.LONGEST) == 128 + signal.SIGHUP
+    states = list((folder / 'experiments' / 'hung_up' / 'training_states').iterdir())
+    assert len(states) == 1
+    again = faults.start(options, '--auto_resume')
+    text = faults.finish(again)
+    assert again.returncode == 0, text
+    assert f'iter {states[0].stem},' not in text and faults.weights(folder, 'hung_up') == ldt[0]
 
 
 def test_a_stopped_run_that_cannot_be_saved_does_not_say_so(folder):
