@@ -41,7 +41,7 @@ from basicsr.options.resolve import (
 )
 from basicsr.rehearsal import build, rehearse, rehearse_untrained
 from basicsr.runs.agreement import check_same_data, check_same_options
-from basicsr.runs.checkpoint import prune_checkpoints
+from basicsr.runs.checkpoint import prune_checkpoints, set_aside
 from basicsr.runs.command_line import add_note, make_parser, run_from_command_line
 from basicsr.runs.own_folder import own_folder, refuse_to_move_inputs
 from basicsr.runs.progress import Progress
@@ -172,8 +172,7 @@ def _train(root_path: str, opt: dict, args: argparse.Namespace) -> None:
     else:
         run.resume(resume_state)
     run.iterate(tb_logger)
-
-    model.save(-1, -1)
+    run.end()
     if tb_logger:
         tb_logger.close()
     if opt['rank'] == 0:
@@ -228,7 +227,7 @@ class _Run:
         self.val_freq = int((opt.get('val') or {}).get('val_freq') or 0)
         self.save_freq = int(opt['logger'].get('save_checkpoint_freq') or 0)
         self.epoch = self.batches = self.current_iter = 0
-        self.validated = True
+        self.validated = self.finite = True
 
     def load(self, state: dict) -> None:
         """Give the model its training state.
@@ -283,6 +282,16 @@ class _Run:
                     progress.restart()
                 self.epoch, self.batches = self.epoch + 1, 0
 
+    def end(self) -> None:
+        """Save the network as it is at the end, or as it last gave a finite loss."""
+        if not self.finite and (good := self.model.back_to_finite()) is not None:
+            get_root_logger().warning(
+                'The last losses were not finite: net_g_latest.pth holds the weights of iteration %d, which gave the '
+                'last finite one',
+                good,
+            )
+        self.model.save(-1, -1)
+
     def _rest_of_the_epoch(self) -> Iterator[Any]:
         batch = self._between_steps(self._first_batch)
         while batch is not None:
@@ -312,11 +321,22 @@ class _Run:
         try:
             taken = self.model.train_step(batch, self.current_iter)
         except NotFinite as error:
-            kept = f'The weights of the last good step are in the checkpoint of iteration {self.current_iter}'
-            raise ValueError(f'{error}. {kept if self.save() else "They could not be saved"}') from error
+            raise ValueError(f'{error}. {self._save_last_finite()}') from error
         broken = [name for name, value in self.model.get_current_log().items() if not math.isfinite(value)]
         if broken and taken is not False:  # a model with a step of its own
             raise ValueError(f'{", ".join(broken)} is NaN or infinite at iteration {self.current_iter}')
+        self.finite = not broken
+
+    def _save_last_finite(self) -> str:
+        """Save the weights that gave a finite loss last, and let no later state be taken for a good one; tells so."""
+        good = self.model.back_to_finite()
+        if good is None:
+            return 'No step of this session had a finite loss: nothing was saved'
+        if good not in self.model.written and not self._try_to_save(lambda: self.model.save_weights(good)):
+            return 'The weights that gave a finite loss last could not be saved'
+        if self.opt['rank'] == 0:
+            set_aside(self.opt['path']['experiments_root'], self.model.written, good)
+        return f'The weights that gave a finite loss last are in the checkpoint of iteration {good}'
 
     def _look_and_save(self, signals: StopSignals) -> None:
         """Validate and save where that is due; save and stop where a signal has come."""
@@ -327,7 +347,10 @@ class _Run:
                 self._validate(signals)
                 stop = signals.received()
         saved = True
-        if stop or (self.save_freq and self.current_iter % self.save_freq == 0):
+        due = self.save_freq and self.current_iter % self.save_freq == 0
+        if due and not self.finite:
+            get_root_logger().warning('No checkpoint of iteration %d: its loss is not finite', self.current_iter)
+        if stop or (due and self.finite):
             saved = self.save()  # after the validation, whose best results it holds
         if stop:
             end = 'and saved it; --auto_resume goes on from there'
@@ -376,7 +399,7 @@ class _Run:
         )
         saved = self._try_to_save(lambda: self.model.save(self.epoch, self.current_iter))
         keep = self.opt['logger'].get('keep_checkpoints')
-        if saved and keep and self.opt['rank'] == 0:
+        if saved and keep and self.finite and self.opt['rank'] == 0:
             prune_checkpoints(self.opt['path']['experiments_root'], self.model.written, keep)
         return saved
 

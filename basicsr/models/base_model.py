@@ -85,6 +85,15 @@ class BaseModel(Optimizing, Saving):
         self.feed_data(data)
         return self.optimize_parameters(current_iter)
 
+    def back_to_finite(self) -> int | None:
+        """Put back the weights that gave a finite loss last, to be saved and no more, once a run cannot go on.
+
+        Returns:
+            The iteration after which the weights were these; None where there are none, as in models with a step of
+            their own, which then stay as they are.
+        """
+        return None
+
     def rehearse_step(self, data: Any) -> None:
         """Take the first step. A model that can does it without a trace; others are built anew for the training."""
         self.train_step(data, 1)

@@ -125,4 +125,4 @@ class Stepper:
 
 
 class NotFinite(ValueError):
-    """Losses or gradients have been NaN or infinite for too long; the weights are those of the last good step."""
+    """Losses or gradients have been NaN or infinite for too long."""

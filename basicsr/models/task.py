@@ -14,6 +14,7 @@ from basicsr.archs import build_network
 from basicsr.models.base_model import BaseModel
 from basicsr.models.compiling import check_compiler
 from basicsr.models.contract import is_replaced, refuse_what_was_not_made
+from basicsr.models.last_finite import LastFinite
 from basicsr.models.stepping import Stepper, parts_of
 from basicsr.options.strategies import train_options
 from basicsr.strategies import Setting, Strategy, build_strategy, load_strategy, save_strategy
@@ -82,7 +83,8 @@ class Task(BaseModel):
             check_compiler(self.device)
         self.stepper = Stepper(options, self.device)
         self.accumulate = options.get('accumulate') or 1
-        self._trainable = self._trainable_names(self.net_g)
+        self._last_finite = LastFinite()
+        self._trainable = self._trainable_at_first = self._trainable_names(self.net_g)
         self._last_losses: dict[str, float] = {}
         self._validation_losses: list[float] = []
 
@@ -240,7 +242,7 @@ class Task(BaseModel):
             buffers += [(buffer, buffer.clone()) for buffer in net.buffers()]
             terms = self.back_propagate(net, batch)
             losses.update({f'{name}_{label}' if label else name: value for name, value in terms.items()})
-        taken = self._take_step(losses, buffers)
+        taken = self._take_step(losses, buffers, current_iter)
         if taken:
             self.strategy.after_step(current_iter)
         if self.strategy.end_iteration(current_iter):
@@ -274,9 +276,11 @@ class Task(BaseModel):
 
         return run
 
-    def _take_step(self, losses: dict[str, Tensor], buffers: list[tuple[Tensor, Tensor]]) -> bool:
+    def _take_step(self, losses: dict[str, Tensor], buffers: list[tuple[Tensor, Tensor]], current_iter: int) -> bool:
         """Let the optimizer step and fill `log_dict`; where it does not, batch statistics are what they were."""
         self.log_dict = self.reduce_loss_dict(losses)
+        if all(map(math.isfinite, self.log_dict.values())):
+            self._last_finite.keep(save_strategy(self.strategy), current_iter - 1)
         taken = False
         try:
             taken = self.stepper.step(self.optimizer_g, self.log_dict)
@@ -333,6 +337,17 @@ class Task(BaseModel):
         with self.published() as net:
             networks = {**self.strategy.saved_beside(), self.strategy.published_key: net}
             self.save_network(list(networks.values()), 'net_g', current_iter, param_key=list(networks))
+
+    def back_to_finite(self) -> int | None:
+        last = self._last_finite
+        if last.iteration is not None:
+            if self.has_strategy_of_options:  # a new one, as where a run goes on; this one may be in another turn
+                net = self.get_bare_model(self.strategy.network)
+                for name, parameter in net.named_parameters():
+                    parameter.requires_grad_(name in self._trainable_at_first)
+                self.strategy = build_strategy(net, self._setting())
+            load_strategy(self.strategy, last.state())
+        return last.iteration
 
     def save(self, epoch: int, current_iter: int | str) -> None:
         self.save_weights(current_iter)

@@ -114,6 +114,21 @@ def prune_checkpoints(folder: str | os.PathLike, written: dict[int, set[str]], k
             Path(folder, name).unlink(missing_ok=True)
 
 
+def set_aside(folder: str | os.PathLike, written: dict[int, set[str]], after: int) -> None:
+    """Rename what a run wrote after an iteration to `<file>.not_finite`, so that nothing takes it up again.
+
+    Args:
+        folder: Of the run.
+        written: By iteration, the files that the run wrote, relative to `folder`; those renamed are taken out.
+        after: The iteration.
+    """
+    for iteration in [one for one in written if one > after]:
+        for name in written.pop(iteration):
+            file = Path(folder, name)
+            if file.exists():
+                file.replace(file.with_name(f'{file.name}.not_finite'))
+
+
 def find_weights(checkpoint: Any, path: str | os.PathLike, param_key: str | None = 'params') -> dict[str, Tensor]:
     """The state dict in `checkpoint`: under `param_key`, else `params`, else the checkpoint itself.
 

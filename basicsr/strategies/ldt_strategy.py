@@ -109,9 +109,17 @@ class LDT(Strategy):
         branches = self.decomposition
         with branches.composite() as net, preserve_gradients(net):
             parameters = dict(net.named_parameters())
-            for name in (*branches.partition.stable, *branches.partition.unstable):
+            layers = (*branches.partition.stable, *branches.partition.unstable)
+            frozen = [name for name in layers if not parameters[name].requires_grad]
+            for name in frozen:
                 parameters[name].requires_grad_(True)
-            partition = broadcast(self._partition(net, self.setting.loss, self.setting.batches(), iteration))
+            try:
+                partition = broadcast(self._partition(net, self.setting.loss, self.setting.batches(), iteration))
+            except ValueError as error:  # gradients that are not finite: of these batches, or of weights that exploded
+                for name in frozen:
+                    parameters[name].requires_grad_(False)
+                get_root_logger().warning('LDT: not split anew at iteration %d: %s', iteration, error)
+                return
         moved = {*branches.partition.stable_layers} ^ {*partition.stable_layers}
         branches.repartition(partition, self.options.decay(partition, self.setting.total_iter))
         branches.wrap(self.setting.wrap)

@@ -14,9 +14,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
+from basicsr.archs import build_network
 from basicsr.runs.checkpoint import load_checkpoint
 from scripts.benchmark import faults
+from tests import small_run
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -201,9 +204,43 @@ def test_losses_that_stay_broken_end_the_run_with_the_last_good_weights(folder):
     text = faults.finish(run)
     assert run.returncode == 2 and 'Traceback' not in text
     assert 'Step skipped, 3 in a row and 3 in all: l_pix_primary is ' in text
-    last = re.search(r'in a row, more than train.max_bad_steps: 3; .* checkpoint of iteration (\d+)', text, re.S)
-    state = load_checkpoint(folder / 'experiments' / 'diverged' / 'training_states' / f'{last[1]}.state')
-    assert state['stepper']['bad_steps'] == 4
-    branches = state['strategy']['state']['decomposition']
-    assert branches['steps'] == int(last[1]) - 4, 'no exchange after a skipped step'
-    assert all(tensor.isfinite().all() for tensor in branches['primary'].values())
+    assert 'weights that gave a finite loss last are in the checkpoint of iteration 0\n' in text, (
+        'that of the first step'
+    )
+    experiment = folder / 'experiments' / 'diverged'
+    assert [file.name for file in (experiment / 'models').iterdir()] == ['net_g_0.pth']
+    saved = load_checkpoint(experiment / 'models' / 'net_g_0.pth')['params']
+    torch.manual_seed(3)
+    expected = build_network(faults.yaml.safe_load(options.read_text())['network_g']).state_dict()
+    assert saved.keys() == expected.keys() and all(torch.equal(saved[name], expected[name]) for name in expected)
+
+
+def test_checkpoints_of_a_step_that_exploded_are_set_aside(tmp_path, logged):
+    small_run.make_pictures(tmp_path)
+    changes = {'logger__save_checkpoint_freq': 1, 'logger__keep_checkpoints': 1, 'train__max_bad_steps': 2}
+    changes |= {'val__val_freq': None, 'logger__save_best': None, 'datasets__test_0': None, 'train__total_iter': 9}
+    # The rate rises to 1e30 at the fourth step, whose loss is finite, and whose weights give no finite loss.
+    rate = {'type': 'SGD', 'lr': 1e-30}
+    rises = {'type': 'MultiStepLR', 'milestones': [3], 'gamma': 1e60}
+    with pytest.raises(ValueError, match=r'gave a finite loss last are in the checkpoint of iteration 3$'):
+        small_run.train(tmp_path, train__optim_g=rate, train__scheduler=rises, **changes)
+    folder = tmp_path / 'experiments' / 'small'
+    assert {file.name for file in (folder / 'models').iterdir()} == {'net_g_3.pth', 'net_g_4.pth.not_finite'}
+    assert [file.name for file in (folder / 'training_states').iterdir()] == ['4.state.not_finite']
+    assert all(
+        tensor.isfinite().all() for tensor in load_checkpoint(folder / 'models' / 'net_g_3.pth')['params'].values()
+    )
+    assert [message for message in logged.warnings() if 'No checkpoint of iteration' in message] == [
+        f'No checkpoint of iteration {iteration}: its loss is not finite' for iteration in (5, 6)
+    ]
+
+
+def test_a_run_that_ends_in_bad_steps_publishes_the_last_good_weights(tmp_path, logged):
+    small_run.make_pictures(tmp_path)
+    changes = {'logger__save_checkpoint_freq': None, 'train__max_bad_steps': 99, 'train__total_iter': 6}
+    changes |= {'val__val_freq': None, 'logger__save_best': None, 'datasets__test_0': None}
+    rises = {'type': 'MultiStepLR', 'milestones': [3], 'gamma': 1e60}
+    small_run.train(tmp_path, train__optim_g={'type': 'SGD', 'lr': 1e-30}, train__scheduler=rises, **changes)
+    saved = load_checkpoint(tmp_path / 'experiments' / 'small' / 'models' / 'net_g_latest.pth')['params']
+    assert all(tensor.isfinite().all() and tensor.abs().max() < 10 for tensor in saved.values())
+    assert any('net_g_latest.pth holds the weights of iteration 3' in message for message in logged.warnings())
