@@ -64,7 +64,16 @@ class Stepper:
         return torch.autocast(self._device.type, self._dtype, enabled=self._dtype is not None)
 
     def backward(self, loss: Tensor) -> None:
-        """Back-propagate a loss, scaled where float16 needs it."""
+        """Back-propagate a loss, scaled where float16 needs it.
+
+        Raises:
+            ValueError: The loss depends on nothing that trains.
+        """
+        if not loss.requires_grad:
+            raise ValueError(
+                'the loss of this step depends on no weight that trains: the output is detached, all that trains is '
+                'frozen, or re-entrant checkpoints (use_reentrant=True) lie above frozen layers'
+            )
         self._scaler.scale(loss).backward()
 
     def step(self, optimizer: torch.optim.Optimizer, losses: Mapping[str, float]) -> bool:

@@ -174,3 +174,8 @@ def test_the_fast_optimizer_is_the_default(pictures, tmp_path):
     assert rest.optimizer_g.defaults['foreach'] is True
     for optimizer in (asked, slow):
         train(optimizer, optimizer.opt, 1)
+
+
+def test_a_loss_that_nothing_trains_by_is_said():
+    with pytest.raises(ValueError, match='depends on no weight that trains'):
+        Stepper({}, torch.device('cpu')).backward(torch.ones(1, requires_grad=True).detach().sum())
