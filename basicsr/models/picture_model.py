@@ -98,6 +98,9 @@ class PictureModel(BaseModel):
         with self.rehearsed():
             visuals = self.test_sample(data, self.opt['datasets'][key].get('name', key))
             self.forget_batch()
+        for name, option in (('lq', f'datasets.{key}: of lq'), ('gt', f'datasets.{key}: of gt')):
+            if name in visuals and (broken := not_finite(visuals[name])):
+                raise ValueError(f'{option}, {broken}')
         if broken := not_finite(visuals['result']):
             raise ValueError(f'network_g: of its output, {broken}')
         self.check_result(visuals, key)
@@ -210,7 +213,9 @@ class PictureModel(BaseModel):
         """
         metrics = {name: one for name, one in metrics.items() if 'gt' in visuals or not needs_ground_truth(one)}
         if broken := not_finite(visuals['result']):  # neither scored as a black picture, nor written as one
-            return dict.fromkeys(metrics, math.nan), [f'of the output of the network, {broken}']
+            of_lq = not_finite(visuals['lq']) if 'lq' in visuals else ''
+            reason = f'of lq, {of_lq}' if of_lq else f'of the output of the network, {broken}'
+            return dict.fromkeys(metrics, math.nan), [reason]
         pair = {'img': tensor2img([visuals['result']])}
         if path:
             self._write_picture(pair['img'], path)

@@ -24,6 +24,8 @@ from basicsr.utils.logger import get_root_logger
 
 _LARGEST = 256
 """Side in pixels of lq to which a picture is cut: enough for tiles, and no matter of minutes."""
+_BLACK = 1 / 255
+"""A value of pictures in [0, 1] that no one sees."""
 _TO_SPEAK = 3
 """Seconds that the first process has for its message before others end."""
 _OF_THE_NETWORK = ('network_', 'scale: ')
@@ -182,6 +184,7 @@ class Rehearsal:
                 self.add(blamed(error, option, doing, self.opt), f'{option}: {described(error)}')
             if not failed:
                 self.tried.append(doing)
+            self._note_black(data, key, index)
             self._note_values(data, key)
         return isinstance(data, dict) and 'gt' in data
 
@@ -201,6 +204,16 @@ class Rehearsal:
                 more = f', and of {len(found) - 1} others' if len(found) > 1 else ''
                 self.add(ValueError(f'val.metrics.{name}: cannot measure what becomes of {found[0]}{more} of '
                                     f'{self._label(key)}'))  # fmt: skip
+
+    def _note_black(self, data: Any, key: str, index: int) -> None:
+        """Note pictures that are black to the eye: 8 bits in a file of 16, say, or a second division by 255."""
+        for name in ('lq', 'gt') if isinstance(data, dict) else ():
+            picture = data.get(name)
+            if isinstance(picture, Tensor) and picture.is_floating_point() and 0 < picture.max() <= _BLACK:
+                self.notes.append(
+                    f'datasets.{key}: {name} of {name_of(data, index)} is black, with no value above '
+                    f'{picture.max():.2g}; are these values of 8 bits in a file of 16?'
+                )
 
     def _note_values(self, data: Any, key: str) -> None:
         metrics = (self.opt.get('val') or {}).get('metrics') or {}

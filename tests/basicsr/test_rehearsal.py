@@ -3,6 +3,7 @@
 import os
 import shutil
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -590,3 +591,45 @@ def test_a_training_may_validate_and_test_under_one_name(folder, capsys):
     train(folder, **names)
     (line,) = mistakes(folder, is_train=False, **{**names, 'datasets__train': None})
     assert 'camera' in line
+
+
+def test_pictures_that_are_black_by_their_bits_are_said(folder, capsys):
+    for index in range(2):
+        path = folder / 'val' / 'LR' / f'{index}.png'
+        cv2.imwrite(str(path), np.maximum(cv2.imread(str(path)), 255).astype(np.uint16))
+    check(folder)
+    printed = capsys.readouterr().out
+    assert 'datasets.val: lq of 0.png is black, with no value above 0.0039; are these values of 8 bits' in printed
+    assert printed.count('is black') == 2, 'the smallest picture and the largest'
+
+
+class WithoutValues(torch.utils.data.Dataset):
+    """Pairs of a user's, of which a value of `broken` is NaN."""
+
+    def __init__(self, broken: str) -> None:
+        self.broken = broken
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        item = {'lq': torch.rand(3, 14, 15), 'gt': torch.rand(3, 28, 30)}
+        item[self.broken][0, 0, 0] = torch.nan
+        return {**item, 'lq_path': f'{index}.png'}
+
+
+@pytest.mark.parametrize(('broken', 'count'), [('lq', 630), ('gt', 2520)])
+def test_values_that_are_none_of_a_data_set_of_users(folder, registered, broken, count):
+    kind = {'type': registered(DATASET_REGISTRY, WithoutValues), 'broken': broken}
+    (line,) = mistakes(folder, datasets__val=kind, datasets__test_0=None)
+    assert line.startswith(f'datasets.val: of {broken}, 1 of {count:,} values are NaN or infinite')
+
+
+@pytest.mark.parametrize('value', [torch.nan, torch.inf])
+def test_a_network_whose_output_is_not_finite(folder, registered, value):
+    class Overflows(Odd):
+        def forward(self, x):
+            return super().forward(x) if self.training else super().forward(x) * value
+
+    (line,) = mistakes(folder, network_g={'type': registered(ARCH_REGISTRY, Overflows)}, datasets__test_0=None)
+    assert line.startswith('network_g: of its output, 2,520 of 2,520 values are NaN or infinite')
