@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +93,11 @@ def write_options(folder: Path, name: str, model_type: str = 'LDTModel', **chang
     return file
 
 
-def start(options: Path, *more: str, processes: int = 1, project: Path = ROOT, **popen: Any) -> subprocess.Popen:
-    """Start a training run; its output is a text pipe."""
-    command = [sys.executable]
+def start(
+    options: Path, *more: str, processes: int = 1, project: Path = ROOT, before: Sequence[str] = (), **popen: Any
+) -> subprocess.Popen:
+    """Start a training run, by the command `before` where there is one; its output is a text pipe."""
+    command = [*before, sys.executable]
     if processes > 1:
         command += ['-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}']
     command += [str(project / 'Train_pip.py'), '-opt', str(options), *more]
@@ -123,6 +126,12 @@ def descendants(pid: int) -> list[int]:
     for parent in found:
         found += [child for child, its in parents.items() if its == parent]
     return found
+
+
+def workers_of(pid: int) -> list[int]:
+    """The processes at the end of each line of descent: of a run that trains, the workers of its data loaders."""
+    found = descendants(pid)
+    return [one for one in found if one != pid and len(descendants(one)) == 1]
 
 
 def kill_all(pid: int) -> None:

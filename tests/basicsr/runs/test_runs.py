@@ -150,6 +150,49 @@ def test_a_dead_process_ends_the_run(folder):
     assert run.returncode not in (0, None) and 'HANGS' not in text, text
 
 
+@pytest.mark.parametrize('processes', [1, 2])
+def test_a_killed_worker_ends_the_run_with_what_helps(folder, ldt, processes):
+    """In a run of one process it is saved; of two, the other is in the midst of a step, and both end."""
+    name = f'workerless_{processes}'
+    changes = {'train__total_iter': 100_000} if processes > 1 else {}
+    options = faults.write_options(folder, name, logger__save_checkpoint_freq=100_000, **changes)
+    run = faults.start(options, processes=processes)
+    text = ''
+    for line in run.stdout:
+        text += line
+        if 'iter 3,' in line:
+            os.kill(faults.workers_of(run.pid)[-1], signal.SIGKILL)
+            break
+    text += faults.finish(run)
+    said = re.search(r'^error: a worker of a data loader was killed .* what helps: .*num_worker_per_gpu', text, re.M)
+    assert said and 'HANGS' not in text, text
+    states = folder / 'experiments' / name / 'training_states'
+    if processes > 1:
+        assert run.returncode == 1 and 'Nothing was saved; --auto_resume goes on from the newest' in text
+        assert not list(states.iterdir())
+        return
+    assert run.returncode == 3 and 'Traceback' not in text, text
+    saved = re.search(r'^Saved at iteration (\d+); --auto_resume goes on from there$', text, re.M)
+    assert [file.name for file in states.iterdir()] == [f'{saved[1]}.state']
+    again = faults.start(faults.write_options(folder, name), '--auto_resume')
+    text = faults.finish(again)
+    assert again.returncode == 0 and f'iteration {saved[1]};' in text, text
+    assert faults.weights(folder, name) == ldt[0]
+
+
+def test_full_shared_memory_ends_the_run_with_what_helps(folder):
+    """A /dev/shm of 32 KB, in a mount namespace of its own: room for the workers' semaphores, not for batches."""
+    small = ['unshare', '-m', 'sh', '-c', 'mount -t tmpfs -o size=32k tmpfs /dev/shm && exec "$@"', 'sh']
+    if subprocess.run([*small, 'true'], capture_output=True).returncode:
+        pytest.skip('only root can give a process a small /dev/shm')
+    options = faults.write_options(folder, 'cramped', datasets__train__batch_size_per_gpu=8, model_type='SRModel')
+    run = faults.start(options, before=small)
+    text = faults.finish(run)
+    assert run.returncode == 3 and 'Traceback' not in text, text
+    assert re.search(r'^error: shared memory \(/dev/shm\) is full.* what helps: .*--shm-size', text, re.M), text
+    assert re.search(r'^Saved at iteration \d+; --auto_resume', text, re.M), text
+
+
 def environment(pid: int) -> bytes:
     with open(f'/proc/{pid}/environ', 'rb') as file:
         return b'\0'.join(entry for entry in file.read().split(b'\0') if entry.startswith(b'RANK='))
