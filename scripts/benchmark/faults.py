@@ -225,21 +225,54 @@ class Faults:
             same = again.returncode == 0 and weights(self.folder, name) == expected
             self.row(f'{name} to all processes', 1, int(stopped), f'{int(same)} of 1 runs', 0)
 
+    def killed_workers(self, count: int) -> None:
+        """SIGKILL of a worker: the run is saved and ends with code 3, and goes on to the weights of a whole one."""
+        expected, survived, identical = weights(self.folder, 'whole1'), 0, 0
+        for index in tqdm(range(count), desc='killed workers', disable=None):
+            name = f'workerless_{index}'
+            options = write_options(self.folder, name, logger__save_checkpoint_freq=100)
+            process, at = start(options), 10 * self.random.randrange(3) + self.random.randrange(1, 7)
+            for text in process.stdout:  # the last of the ten batches of an epoch need no worker any more
+                if f'iter {at},' in text:
+                    os.kill(self.random.choice(workers_of(process.pid)), signal.SIGKILL)
+                    break
+            saved = 'Saved at iteration ' in finish(process)
+            survived += saved and process.returncode == 3
+            finish(again := start(options, '--auto_resume'))
+            identical += again.returncode == 0 and weights(self.folder, name) == expected
+        self.row('SIGKILL of a worker of a data loader', count, survived, f'{identical} of {count} runs', 0)
+
+    def full_shared_memory(self) -> None:
+        """A /dev/shm of 32 KB, which only root can give a process: the run is saved and ends with code 3."""
+        small = ['unshare', '-m', 'sh', '-c', 'mount -t tmpfs -o size=32k tmpfs /dev/shm && exec "$@"', 'sh']
+        if subprocess.run([*small, 'true'], capture_output=True).returncode:
+            return
+        options = write_options(self.folder, 'cramped', datasets__train__batch_size_per_gpu=8)
+        text = finish(process := start(options, before=small))
+        survived = process.returncode == 3 and '--shm-size' in text and 'Traceback' not in text
+        self.row('full /dev/shm', 1, int(survived), '-', len(unreadable(self.folder / 'experiments/cramped')))
+
     def full_disk(self) -> None:
-        """A disk with room for few checkpoints: the run reports it and continues, and earlier files stay intact."""
+        """A disk with room for few checkpoints: the run reports it and continues, and earlier files stay intact.
+
+        All that is written beside checkpoints is on, and must not end the run.
+        """
         disk = self.folder / 'disk'
         disk.mkdir()
         mounted = subprocess.run(
             ['mount', '-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', str(disk)], stderr=subprocess.DEVNULL
         ).returncode == 0  # fmt: skip
         try:
-            options = write_options(self.folder, 'full', path__output_root=str(disk))
+            beside = {'logger__use_tb_logger': True, 'val__save_img': True}
+            options = write_options(self.folder, 'full', path__output_root=str(disk), **beside)
             limit = {} if mounted else {'preexec_fn': lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (300_000,) * 2)}
             text = finish(process := start(options, **limit))
             said = text.count('The run goes on; what was saved before is as it was')
-            went_on = 'iter 30,' in text and process.returncode in (0, 2)
+            went_on = 'iter 30,' in text and process.returncode in (0, 2) and 'Traceback' not in text
             what = 'full tmpfs' if mounted else 'limited file size'
             self.row(f'{what}, checkpoints that did not fit', said, said * went_on, '-', len(unreadable(disk)))
+            beside = text.count('The run goes on without it')
+            self.row(f'{what}, others that did not fit', beside, beside * went_on, '-', 0)
         finally:
             if mounted:
                 subprocess.run(['umount', str(disk)], check=True)
@@ -303,6 +336,8 @@ def main() -> None:
         faults.kills(args.kills, 1)
         faults.kills(args.kills // 2, 2)
         faults.signals()
+        faults.killed_workers(max(1, args.kills // 4))
+        faults.full_shared_memory()
         faults.full_disk()
         faults.damaged_checkpoints(args.damages)
         faults.damaged_pictures(args.damages)
