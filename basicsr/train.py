@@ -9,6 +9,7 @@ import os
 import runpy
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -308,14 +309,17 @@ class _Run:
         try:
             return do()
         except Exception as error:
-            if self.opt['world_size'] > 1:  # the others are in the midst of a step
-                end = 'Nothing was saved; --auto_resume goes on from the newest training state'
-            elif self.save():
-                end = f'Saved at iteration {self.current_iter}; --auto_resume goes on from there'
-            else:
-                end = f'Could NOT be saved at iteration {self.current_iter}; the newest training state is an older one'
-            add_note(error, end)
+            add_note(error, self._saved_between_steps())
             raise
+
+    def _saved_between_steps(self) -> str:
+        """Save the run before an error ends it, and say so."""
+        if self.opt['world_size'] > 1:  # the others are in the midst of a step
+            return 'Nothing was saved; --auto_resume goes on from the newest training state'
+        with suppress(Exception):  # what ends the run may end this, too: memory, or batches for statistics
+            if self.save():
+                return f'Saved at iteration {self.current_iter}; --auto_resume goes on from there'
+        return f'Could NOT be saved at iteration {self.current_iter}; states before it are as they were'
 
     def _train_step(self, batch: Any) -> None:
         try:

@@ -111,7 +111,12 @@ def prune_checkpoints(folder: str | os.PathLike, written: dict[int, set[str]], k
     """
     for iteration in sorted(written)[:-keep]:
         for name in written.pop(iteration):
-            Path(folder, name).unlink(missing_ok=True)
+            file = Path(folder, name)
+            try:
+                file.unlink(missing_ok=True)
+            except OSError as error:  # no reason to end the run
+                message = 'logger.keep_checkpoints: %s could not be deleted: %s'
+                logging.getLogger('basicsr').warning(message, file, error.strerror)
 
 
 def set_aside(folder: str | os.PathLike, written: dict[int, set[str]], after: int) -> None:

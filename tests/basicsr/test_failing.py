@@ -136,13 +136,15 @@ def test_before_the_first_iteration_the_scores_are_kept(folder, expected, monkey
     assert all(torch.equal(found[key], expected[key]) for key in expected)
 
 
-def test_what_cannot_be_saved_is_not_said_to_be(folder, monkeypatch, capsys):
+@pytest.mark.parametrize('fails', [many_files, no_memory, no_room])
+def test_what_cannot_be_saved_is_not_said_to_be(folder, monkeypatch, capsys, fails):
     with monkeypatch.context() as patch:
         fail = Fails(folder, 'train', 20, no_memory)
         patch.setattr(PairedImageDataset, '__getitem__', lambda dataset, index: fail(dataset, index))
-        patch.setattr(SRModel, 'save', lambda *arguments: many_files())
+        patch.setattr(SRModel, 'save', lambda *arguments: fails())
         code, printed = ended(capsys, lambda: train(folder, name='unsaved', **CHANGES))
     assert code == 3 and 'Could NOT be saved at iteration 6' in printed and 'Saved at' not in printed
+    assert 'Unable to allocate' in printed, 'the error that ended the run'
 
 
 @pytest.mark.parametrize('run', [train, check])

@@ -5,7 +5,13 @@ import pytest
 import torch
 from torch import nn
 
-from basicsr.runs.checkpoint import find_weights, load_checkpoint, load_weights, save_checkpoint
+from basicsr.runs.checkpoint import (
+    find_weights,
+    load_checkpoint,
+    load_weights,
+    prune_checkpoints,
+    save_checkpoint,
+)
 from basicsr.utils.misc import get_random_state, set_random_state
 
 
@@ -104,3 +110,15 @@ def test_a_mask_that_is_built_of_infinity_may_be_loaded():
     net = nn.Linear(2, 2)
     net.register_buffer('mask', torch.full((2, 2), -torch.inf).triu(1))
     assert load_weights(net, net.state_dict(), 'x.pth') == []
+
+
+def test_a_checkpoint_that_cannot_be_deleted_ends_no_run(tmp_path, logged):
+    for name in ('1', '2', '3'):
+        (tmp_path / name).touch()
+    (tmp_path / '1').unlink()
+    (tmp_path / '1').mkdir()  # which `unlink` refuses, for root, too
+    written = {1: {'1'}, 2: {'2'}, 3: {'3'}}
+    prune_checkpoints(tmp_path, written, 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['1', '3'] and written == {3: {'3'}}
+    (said,) = logged.warnings()
+    assert said.startswith(f'logger.keep_checkpoints: {tmp_path / "1"} could not be deleted: ')
