@@ -238,7 +238,8 @@ class _Run:
         """
         try:
             self.model.resume_training(state)
-        except (ValueError, KeyError, RuntimeError) as error:  # the last of networks and optimizers of torch
+        # What others' networks, optimizers and schedulers come up with for a state that is none of theirs.
+        except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
             if is_out_of_memory(error):
                 raise
             raise blamed(error, f'path.resume_state: {self.opt["path"]["resume_state"]}', opt=self.opt) from error

@@ -22,6 +22,7 @@ from basicsr.options.file import yaml_load
 from basicsr.options.paths import missing_arguments
 from basicsr.runs.checkpoint import differences_to, find_weights, load_checkpoint, load_weights
 from basicsr.runs.user_modules import import_remembered
+from basicsr.runs.weights import without_outer_module
 from basicsr.utils.registry import ARCH_REGISTRY, build
 
 _SHOWN = 5
@@ -54,13 +55,15 @@ def network_options(weights: dict[str, Tensor], path: str | os.PathLike) -> dict
             logger.info('The network is that of %s: %s', file, _listed(options))
             return options
         logger.warning('The network of %s does not fit %s, whose shapes are looked at: %s', file, path, misfits[0])
-    nearest = None
-    for options in _candidates(weights):
-        misfits = _misfits(options, weights)
-        if not misfits:
-            _log_what_is_taken(options, path)
-            return options
-        nearest = nearest or (options, misfits)
+    nearest, named = None, weights
+    while named:
+        for options in _candidates(named):
+            misfits = _misfits(options, named)
+            if not misfits:
+                _log_what_is_taken(options, path)
+                return options
+            nearest = nearest or (options, misfits)
+        named = without_outer_module(named)
     raise ValueError(f'{path} fits no network that is known here: it holds {_what_they_are(weights, nearest)}')
 
 
@@ -123,7 +126,7 @@ def _candidates(weights: dict[str, Tensor]) -> Iterator[dict]:
         rule = getattr(network, 'options_from_weights', None)
         try:
             options = rule(weights) if rule else None
-        except (LookupError, ValueError):  # a weight that all networks of the kind have is missing
+        except (LookupError, ValueError, ArithmeticError):  # a weight of all such networks is missing or has no values
             continue
         if options is not None:
             yield {'type': name, **options}
@@ -132,7 +135,7 @@ def _candidates(weights: dict[str, Tensor]) -> Iterator[dict]:
 def _misfits(options: dict, weights: dict[str, Tensor]) -> list[str]:
     try:
         return differences_to(build(ARCH_REGISTRY, options), weights)
-    except (LookupError, ValueError, OSError, ImportError) as error:
+    except (LookupError, ValueError, OSError, ImportError, ArithmeticError, RuntimeError, MemoryError) as error:
         return [str(error)]
 
 

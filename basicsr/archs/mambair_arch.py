@@ -266,6 +266,8 @@ class MambaIR(nn.Module):
         if not blocks:
             return None
         layers = list(blocks.values())
+        if max(layers) >= len(layers):  # some have no block
+            return None
         embed_dim, in_chans = weights['conv_first.weight'].shape[:2]
         channels, d_state = weights[next(iter(blocks))].shape
         inner = channels // SS2D.directions

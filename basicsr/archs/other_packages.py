@@ -1,19 +1,14 @@
-"""Shared by networks of other packages: importing the package on use, and reading its formats of weights."""
+"""Shared by networks of other packages."""
 
 from __future__ import annotations
 
 import importlib
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import ModuleType
-from typing import Any
 
-from basicsr.runs.checkpoint import load_checkpoint
-
-__all__ = ['import_package', 'read_weights_file', 'their_warnings_ignored']
+__all__ = ['import_package', 'their_warnings_ignored']
 
 
 def import_package(name: str, user: str) -> ModuleType:
@@ -43,22 +38,3 @@ def their_warnings_ignored() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', r'torch\.meshgrid', UserWarning)
         yield
-
-
-def read_weights_file(path: str | os.PathLike) -> Any:
-    """Read a checkpoint, or a safetensors file, without running code.
-
-    Raises:
-        FileNotFoundError, ValueError: As `load_checkpoint`; also a damaged safetensors file.
-    """
-    path = Path(path).expanduser()
-    if path.suffix.lower() != '.safetensors' or not path.is_file():
-        return load_checkpoint(path)
-    try:
-        from safetensors.torch import load_file
-    except ImportError as error:
-        raise ImportError(f'reading {path} needs safetensors: pip install safetensors') from error
-    try:
-        return load_file(path)
-    except Exception as error:  # it raises its own error class and the system's
-        raise ValueError(f'{path} is no readable safetensors file: {error}') from error

@@ -14,9 +14,9 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from basicsr.archs.other_packages import import_package, read_weights_file, their_warnings_ignored
+from basicsr.archs.other_packages import import_package, their_warnings_ignored
 from basicsr.archs.traits import Traits
-from basicsr.runs.checkpoint import find_weights
+from basicsr.runs.checkpoint import find_weights, load_checkpoint
 from basicsr.utils.registry import ARCH_REGISTRY, call_checked, did_you_mean
 
 _LEAST_PROBE = 16
@@ -119,7 +119,7 @@ def _traits(descriptor: Any) -> Traits:
 
 
 def _from_checkpoint(path: str | os.PathLike) -> nn.Module:
-    content = read_weights_file(path)
+    content = load_checkpoint(path)
     weights = content if isinstance(content, dict) else find_weights(content, path)
     try:
         descriptor = _recognised(weights)

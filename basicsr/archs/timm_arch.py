@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from basicsr.archs.other_packages import import_package, read_weights_file
-from basicsr.runs.checkpoint import differences_to, find_weights
+from basicsr.archs.other_packages import import_package
+from basicsr.runs.checkpoint import differences_to, find_weights, load_checkpoint
 from basicsr.utils.registry import ARCH_REGISTRY, did_you_mean
 
 _SHOWN = 5
@@ -69,7 +69,7 @@ def _with_own_head(weights: dict[str, Tensor], net: nn.Module, path: Path) -> di
 
 def _from_file(name: str, arguments: dict[str, Any], path: Path) -> nn.Module:
     net = _create(name, arguments)
-    weights = find_weights(read_weights_file(path), path)
+    weights = find_weights(load_checkpoint(path), path)
     # timm itself loads them: it can translate the authors' names and adapt the number of channels.
     given = {'state_dict': _with_own_head(weights, net, path), 'num_classes': net.num_classes, 'label_offset': 0}
     try:

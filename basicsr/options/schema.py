@@ -42,7 +42,7 @@ class Path(Section):
 
     pretrain_network_g: str = option(None, 'Weights to start from or to test.')
     pretrain_opt: str = option(None, 'Option file that is trained first if pretrain_network_g is missing.')
-    strict_load_g: bool = option(True, 'Refuse weights that do not fit the network exactly.')
+    strict_load_g: bool = option(True, 'Refuse weights that do not fit the network exactly; false loads what fits.')
     param_key_g: str = option('params', 'Key of the weights in the file: params, or params_ema for the moving average.')
     resume_state: str = option(None, 'Training state to resume from: training_states/<iter>.state.')
     resume_another_run: bool = option(
@@ -60,7 +60,7 @@ class Compared(Section):
     pretrain_network_g: str = option(None, 'Its weights.')
     pretrain_opt: str = option(None, 'Training: option file that is trained first if pretrain_network_g is missing.')
     param_key_g: str = option('params', 'Key of the weights in the file.')
-    strict_load_g: bool = option(True, 'Refuse weights that do not fit the network exactly.')
+    strict_load_g: bool = option(True, 'Refuse weights that do not fit the network exactly; false loads what fits.')
     network_g: Network = option(None, 'The network and its arguments. Default: that of the file.')
 
     @classmethod

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import logging
+import errno
 import os
 import pickle
+import re
 import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from basicsr.runs.file_kind import other_kind
-from basicsr.utils.misc import not_finite, sizeof_fmt
+from basicsr.runs.archive import check_archive
+from basicsr.runs.file_kind import is_safetensors, other_kind
+from basicsr.runs.weights import differences_to, find_weights, load_weights
+from basicsr.utils.file_client import kind_of_path
+from basicsr.utils.misc import is_out_of_memory, sizeof_fmt
 
-_PREFIXES = ('module.', '_orig_mod.')
+__all__ = [
+    'differences_to', 'find_weights', 'load_checkpoint', 'load_weights', 'prune_checkpoints', 'save_checkpoint',
+    'set_aside',
+]  # fmt: skip
 
 
 def save_checkpoint(state: Any, path: str | os.PathLike) -> None:
@@ -67,37 +74,91 @@ def _flush_folder(folder: Path) -> None:
 
 
 def load_checkpoint(path: str | os.PathLike, map_location: Any = 'cpu') -> Any:
-    """Read a checkpoint with `weights_only=True`.
+    """Read a checkpoint of torch or a safetensors file; no code in it runs, and no byte is trusted.
+
+    Returns:
+        What was saved. Every tensor in it lies within its storage.
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: The file is truncated or damaged, not a checkpoint, or a pickle that would run code; the message
-            says what it is, see `other_kind`.
+        ValueError: The file cannot be read, is truncated or damaged, not a checkpoint, or a pickle that would run code;
+            the message says what it is, see `other_kind`.
+        ImportError: It is a safetensors file, and the package that reads these is not installed.
     """
-    if not Path(path).is_file():
-        folder = ': it is a folder' if Path(path).is_dir() else ''
-        raise FileNotFoundError(f'there is no checkpoint {path}{folder}')
-    instead = other_kind(path)
+    try:
+        kind = kind_of_path(path)
+        if kind != 'a file':
+            raise FileNotFoundError(f'there is no checkpoint {path}' + (f': it is {kind}' if kind else ''))
+        instead = other_kind(path)
+        content = None if instead else _read(path, map_location)
+    except (FileNotFoundError, ImportError):
+        raise
+    except Exception as error:  # parsers raise anything for bytes that are not in their format
+        raise ValueError(f'{path} {_reason(error, path)}') from error
     if instead:
         raise ValueError(f'{path} is no readable checkpoint: {instead}')
+    return content
+
+
+def _read(path: str | os.PathLike, map_location: Any) -> Any:
+    if is_safetensors(path):
+        return _read_safetensors(Path(path))
+    if zipfile.is_zipfile(path):  # otherwise torch's format before 1.6, which has no checksums
+        check_archive(path)
+    content = torch.load(path, map_location=map_location, weights_only=True)
+    _check_tensors(content)
+    return content
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
-        _check_sums(path)
-        return torch.load(path, map_location=map_location, weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(f'{path} is no checkpoint, or holds more than tensors, which is not loaded') from error
-    except Exception as error:  # parsers raise anything for bytes that are not in their format
-        raise ValueError(
-            f'{path} is no readable checkpoint: it is truncated or damaged, or another kind of file'
-        ) from error
+        from safetensors.torch import load
+    except ImportError as error:
+        raise ImportError(f'{path} is a safetensors file, and reading it needs: pip install safetensors') from error
+    return load(path.read_bytes())
 
 
-def _check_sums(path: str | os.PathLike) -> None:
-    """Verify the archive's checksums, which torch writes but does not check."""
-    if zipfile.is_zipfile(path):  # otherwise torch's format before 1.6
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise ValueError(f'{damaged} is damaged')
+def _check_tensors(content: Any) -> None:
+    """Refuse tensors that reach beyond their storage: torch's own check can overflow."""
+    waiting, seen = [content], set()
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, Tensor):
+            if value.layout == torch.strided and not value.is_nested and value.device.type != 'meta':
+                _check_strides(value)
+        elif isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, list | tuple | set):
+            waiting += value
+
+
+def _check_strides(tensor: Tensor) -> None:
+    if 0 in tensor.shape:
+        return
+    reach = sum((side - 1) * step for side, step in zip(tensor.shape, tensor.stride(), strict=True))
+    last = tensor.storage_offset() + reach + 1
+    if min(*tensor.stride(), tensor.storage_offset(), 0) < 0 or (
+        last * tensor.element_size() > tensor.untyped_storage().nbytes()
+    ):
+        raise ValueError('a tensor reaches beyond its storage')
+
+
+def _reason(error: Exception, path: str | os.PathLike) -> str:
+    if isinstance(error, OSError) and error.errno != errno.EINVAL:  # for which a damaged archive's offsets are enough
+        return f'cannot be read: {error.strerror or error}'
+    if is_out_of_memory(error):
+        size = sizeof_fmt(Path(path).stat().st_size)
+        return f'is no readable checkpoint: it asks for more memory than there is, and the file has {size}'
+    named = re.search(r'GLOBAL (\S+) was not an allowed global', str(error))
+    if isinstance(error, pickle.UnpicklingError) and named:
+        return (
+            f'is no checkpoint, or holds more than tensors, which is not loaded: {named[1]}. Where you trust it, save '
+            'its weights alone: torch.save(torch.load(…, weights_only=False)["…"], …)'
+        )
+    return 'is no readable checkpoint: it is truncated or damaged, or another kind of file'
 
 
 def prune_checkpoints(folder: str | os.PathLike, written: dict[int, set[str]], keep: int) -> None:
@@ -132,96 +193,3 @@ def set_aside(folder: str | os.PathLike, written: dict[int, set[str]], after: in
             file = Path(folder, name)
             if file.exists():
                 file.replace(file.with_name(f'{file.name}.not_finite'))
-
-
-def find_weights(checkpoint: Any, path: str | os.PathLike, param_key: str | None = 'params') -> dict[str, Tensor]:
-    """The state dict in `checkpoint`: under `param_key`, else `params`, else the checkpoint itself.
-
-    Prefixes added by wrappers (`module.`) are removed.
-
-    Raises:
-        ValueError: Nothing in it looks like a state dict.
-    """
-    if isinstance(checkpoint, dict):
-        for key in (param_key, 'params', 'params_ema', 'state_dict'):
-            if key is not None and isinstance(checkpoint.get(key), dict):
-                if key != param_key:
-                    logging.getLogger('basicsr').warning('%s has no %r: reading %r', path, param_key, key)
-                checkpoint = checkpoint[key]
-                break
-    if not _is_state_dict(checkpoint):
-        raise ValueError(_no_weights(checkpoint, path, param_key))
-    return {_without_prefix(name): value for name, value in checkpoint.items()}
-
-
-def _is_state_dict(value: Any) -> bool:
-    return isinstance(value, dict) and any(isinstance(item, Tensor) for item in value.values())
-
-
-def _no_weights(checkpoint: Any, path: str | os.PathLike, param_key: str | None) -> str:
-    if isinstance(checkpoint, dict) and 'optimizers' in checkpoint and 'iter' in checkpoint:
-        return (
-            f'{path} is the training state of iteration {checkpoint["iter"]}, from which a training goes on; weights '
-            f'are in the folder models beside training_states, net_g_{checkpoint["iter"]}.pth'
-        )
-    if not isinstance(checkpoint, dict):
-        return f'{path} holds no weights, but an object of type {type(checkpoint).__name__}; a state dict is needed'
-    weights = [str(key) for key, value in checkpoint.items() if _is_state_dict(value)]
-    hint = f'; name one of these as the key of the weights (param_key_g): {", ".join(weights)}' if weights else ''
-    return f'{path} holds no weights under {param_key!r}; it holds: {", ".join(map(str, list(checkpoint)[:10]))}{hint}'
-
-
-def _without_prefix(name: str) -> str:
-    for prefix in _PREFIXES:
-        name = name.removeprefix(prefix)
-    return name
-
-
-def differences_to(net: nn.Module, weights: dict[str, Tensor]) -> list[str]:
-    """One line for each tensor that only `weights` or only `net` has, or whose shapes differ; empty if they match."""
-    own = net.state_dict()
-    differences = [f'only in the file: {name}' for name in weights if name not in own]
-    differences += [f'only in the network: {name}' for name in own if name not in weights]
-    differences += [
-        f'{name}: {tuple(weights[name].shape)} in the file, {tuple(own[name].shape)} in the network'
-        for name in own
-        if name in weights and weights[name].shape != own[name].shape
-    ]
-    return differences
-
-
-def load_weights(net: nn.Module, weights: dict[str, Tensor], path: str | os.PathLike, strict: bool = True) -> list[str]:
-    """Load `weights` into `net`; return the differences, one line each.
-
-    Args:
-        net: The network.
-        weights: A state dict.
-        path: Where they came from, for the message.
-        strict: Refuse any difference; otherwise load what fits.
-
-    Raises:
-        ValueError: `strict`, and names or shapes differ, of which the message lists at most ten; or values are NaN or
-            infinite.
-    """
-    differences = differences_to(net, weights)
-    if strict and differences:
-        more = f'\n  and {len(differences) - 10} more' if len(differences) > 10 else ''
-        raise ValueError(
-            f'{path} does not fit the network {type(net).__name__}:\n  ' + '\n  '.join(differences[:10]) + more
-        )
-    own = net.state_dict()
-    fitting = {name: value for name, value in weights.items() if name in own and value.shape == own[name].shape}
-    _refuse_not_finite(fitting, own, path)
-    net.load_state_dict(fitting, strict=strict)
-    return differences
-
-
-def _refuse_not_finite(weights: dict[str, Tensor], own: dict[str, Tensor], path: str | os.PathLike) -> None:
-    """A ValueError for tensors with values that are NaN or infinite; masks are so as built."""
-    broken = [f'{name}: {words}' for name, value in weights.items()
-              if (words := not_finite(value)) and not not_finite(own[name])]  # fmt: skip
-    if broken:
-        more = f'\n  and {len(broken) - 10} more' if len(broken) > 10 else ''
-        raise ValueError(
-            f'{path} holds weights that are not finite, take others:\n  ' + '\n  '.join(broken[:10]) + more
-        )

@@ -12,6 +12,9 @@ _PICTURES = {
     b'\x89PNG': 'PNG', b'\xff\xd8\xff': 'JPEG', b'BM': 'BMP', b'II*\0': 'TIFF', b'MM\0*': 'TIFF', b'GIF8': 'GIF',
 }  # fmt: skip
 _ARCHIVES = {b'\x1f\x8b': 'gzip', b'7z\xbc\xaf': '7-Zip', b'Rar!': 'RAR', b'BZh': 'bzip2', b'\xfd7zXZ': 'xz'}
+_OTHER_WEIGHTS = {
+    b'\x89HDF': 'an HDF5 file, as Keras saves weights', b'\x93NUMPY': 'an array of NumPy', b'GGUF': 'a GGUF file',
+}  # fmt: skip
 _WEB_PAGE = (b'<!doctype html', b'<html', b'<head', b'<?xml', b'<!--')
 _SHOWN = 60
 
@@ -37,14 +40,17 @@ def other_kind(path: str | os.PathLike) -> str | None:
     for start, name in _PICTURES.items():
         if head.startswith(start):
             return f'it is a picture ({name}); the weights of a network are needed, a .pth file'
-    if head.startswith(b'\x89HDF'):
-        return 'it is an HDF5 file, as Keras saves weights; weights of PyTorch are needed, .pth'
-    if 0 < int.from_bytes(head[:8], 'little') < size and head[8:9] == b'{':
-        return (
-            'it is a safetensors file; make a .pth of it: '
-            "torch.save({'params': safetensors.torch.load_file('…')}, '….pth')"
-        )
-    return _text(head)
+    for start, name in _OTHER_WEIGHTS.items():
+        if head.startswith(start):
+            return f'it is {name}; weights of PyTorch are needed, .pth or .safetensors'
+    return None if is_safetensors(path) else _text(head)
+
+
+def is_safetensors(path: str | os.PathLike) -> bool:
+    """Whether a file begins like a safetensors file: the length of a header, and the header, which is JSON."""
+    with open(path, 'rb') as file:
+        head = file.read(9)
+    return head[8:] == b'{' and int.from_bytes(head[:8], 'little') + 8 <= Path(path).stat().st_size
 
 
 def _zip(path: str | os.PathLike, size: int) -> str | None:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from basicsr.options.resolve import copy_opt_file, dict2str
-from basicsr.runs.checkpoint import load_checkpoint
 from basicsr.runs.identity import check_identity
+from basicsr.runs.training_state import load_training_state
 from basicsr.utils.dist_util import all_gather
 from basicsr.utils.logger import get_root_logger, not_essential
 from basicsr.utils.misc import check_resume, get_random_state, set_random_state
@@ -47,7 +47,7 @@ def load_resume_state(opt: dict, written: dict) -> dict[str, Any] | None:
         broken = []
         for file in files:
             try:
-                path, state = str(file), _read(file)
+                path, state = str(file), load_training_state(file)
                 break
             except (ValueError, OSError) as error:
                 broken.append(str(error))
@@ -63,7 +63,7 @@ def load_resume_state(opt: dict, written: dict) -> dict[str, Any] | None:
     if not path:
         return None
     try:
-        state = state or _read(path)
+        state = state or load_training_state(path)
     except (ValueError, FileNotFoundError) as error:
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
         raise kind(f'path.resume_state: {error}') from error
@@ -108,13 +108,6 @@ def _states(opt: dict) -> list[Path]:
         ) from error
     numbered = [file for file in files if file.suffix == '.state' and file.stem.isdecimal()]
     return sorted(numbered, key=lambda file: int(file.stem), reverse=True)
-
-
-def _read(path: str | Path) -> dict[str, Any]:
-    state = load_checkpoint(path)
-    if not isinstance(state, dict) or not {'iter', 'epoch', 'optimizers', 'schedulers'} <= state.keys():
-        raise ValueError(f'{path} is no training state; they are called training_states/<iter>.state')
-    return state
 
 
 def keep_options(options: dict, folder: str, resumed_at: int | None) -> None:

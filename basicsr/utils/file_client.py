@@ -2,10 +2,45 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
 from basicsr.utils.lmdb_util import check_lmdb, read_lmdb
+
+_KINDS = (
+    (stat.S_ISREG, 'a file'), (stat.S_ISDIR, 'a folder'), (stat.S_ISFIFO, 'a named pipe'), (stat.S_ISSOCK, 'a socket'),
+)  # fmt: skip
+
+
+def kind_of_path(path: str | os.PathLike) -> str:
+    """What lies at `path`, links followed: 'a file', 'a folder', 'a named pipe', 'a socket', 'a device', or ''.
+
+    Raises:
+        ValueError: No file can have this name.
+        OSError: It cannot be looked at.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return ''
+    except ValueError as error:  # a NUL, or letters that the system's encoding does not have
+        raise ValueError(f'{str(path)!r} is no name of a file: {error}') from error
+    return next((name for is_it, name in _KINDS if is_it(mode)), 'a device')
+
+
+def read_file(path: str | os.PathLike) -> bytes:
+    """The bytes of a file. Pipes and devices, which might never end, are refused.
+
+    Raises:
+        FileNotFoundError, OSError: It is not there, or cannot be read.
+        ValueError: It is no file.
+    """
+    kind = kind_of_path(path)
+    if kind not in ('a file', ''):
+        raise ValueError(f'{str(path)!r} is {kind}, where a file is needed')
+    return Path(path).read_bytes()
 
 
 class FileClient:
@@ -52,7 +87,7 @@ class FileClient:
         If several folders share that name, `filepath` is `<folder>/<key>`.
         """
         if self._folders is None:
-            return Path(filepath).read_bytes()
+            return read_file(filepath)
         folders, key = self._folders[client_key], str(filepath)
         for folder in folders if len(folders) > 1 else ():
             if key.startswith(f'{folder}/'):
@@ -61,4 +96,4 @@ class FileClient:
 
     def get_text(self, filepath: str | Path) -> str:
         """Return a file's text, read as UTF-8 from the disk."""
-        return Path(filepath).read_text(encoding='utf-8')
+        return read_file(filepath).decode()

@@ -219,11 +219,6 @@ def write_tgz(path):
         archive.add(__file__, 'classicSRx4.pth')
 
 
-def write_safetensors(path):
-    header = b'{"weight":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
-    path.write_bytes(len(header).to_bytes(8, 'little') + header + bytes(8))
-
-
 def write_picture(extension):
     def write(path):
         path.write_bytes(cv2.imencode(extension, np.zeros((9, 9, 3), np.uint8))[1].tobytes())
@@ -252,7 +247,11 @@ WRONG_FILES = {
     'zip': (write_zip, 'it is a zip archive that holds MambaIR/classicSRx4.pth; unpack it'),
     'tar': (write_tar, 'it is an archive (tar); unpack it'),
     'tgz': (write_tgz, 'it is an archive (gzip); unpack it'),
-    'safetensors': (write_safetensors, 'it is a safetensors file; make a .pth of it'),
+    'keras': (
+        lambda path: path.write_bytes(b'\x89HDF\r\n\x1a\n' + bytes(99)),
+        'it is an HDF5 file, as Keras saves weights',
+    ),
+    'array': (lambda path: np.save(path.open('wb'), np.zeros(3)), 'it is an array of NumPy'),
     'png': (write_picture('.png'), 'it is a picture (PNG)'),
     'jpeg': (write_picture('.jpg'), 'it is a picture (JPEG)'),
     'truncated': (write_truncated, 'its end is missing, 4.9 KB are there; download or save it again'),
@@ -269,8 +268,8 @@ WRONG_FILES = {
         'is the training state of iteration 500, from which a training goes on; weights are in the folder models',
     ),
     'nested': (
-        lambda path: save_checkpoint({'generator': weights_of(**SMALL), 'step': 3}, path),
-        'name one of these as the key of the weights (param_key_g): generator',
+        lambda path: save_checkpoint({'student': weights_of(**SMALL), 'step': 3}, path),
+        'name one of these as the key of the weights (param_key_g): student',
     ),
     'number': (lambda path: save_checkpoint(3, path), 'holds no weights, but an object of type int'),
 }

@@ -138,7 +138,7 @@ def test_files_that_are_none(tmp_path):
     with pytest.raises(ValueError, match=r'x\.pth is no readable checkpoint'):
         build_network({'type': 'spandrel', 'checkpoint': str(path)})
     path = path.rename(tmp_path / 'x.safetensors')
-    with pytest.raises(ValueError, match=r'x\.safetensors is no readable safetensors file'):
+    with pytest.raises(ValueError, match=r'x\.safetensors is no readable checkpoint: it is a web page'):
         build_network({'type': 'spandrel', 'checkpoint': str(path)})
     with pytest.raises(ValueError, match='checkpoint says what the network is; drop dim'):
         build_network({'type': 'spandrel', 'checkpoint': str(path), 'dim': 8})
