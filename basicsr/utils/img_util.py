@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import math
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
@@ -23,6 +26,8 @@ _READ_FLAGS = {
 }
 _OVERSHOOT = 0.5
 """How far values of a picture of floats may lie outside of [0, 1], where resampling sharp edges leaves them."""
+_ANIMATED = (b'\x89PNG\r\n\x1a\n', b'RIFF', b'GIF8')
+_TIFF = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
 _NO_PAGE = 1 | 4
 """Bits of a TIFF's tag 254: a reduced copy, a mask."""
 
@@ -219,55 +224,18 @@ def frames_in(content: bytes) -> int:
 
     Not counted are reduced copies of a TIFF's page, and what cameras put behind a JPEG: previews and gain maps.
     """
-    for start, count in _COUNTED.items():
-        if content.startswith(start):
-            try:
-                return max(1, count(content))
-            except (struct.error, IndexError):  # truncated, which decoding tells
-                return 1
+    if content.startswith(_TIFF):  # Pillow opens none whose colours are floats
+        try:
+            return max(1, _pages(content))
+        except (struct.error, IndexError):  # truncated, which decoding tells
+            return 1
+    if content.startswith(_ANIMATED):
+        with suppress(Exception), Image.open(io.BytesIO(content)) as picture:  # parsers raise anything for other bytes
+            return picture.n_frames
     return 1
 
 
-def _of_png(content: bytes) -> int:
-    """By the chunk acTL, which stands before the first IDAT."""
-    place = 8
-    while content[place + 4 : place + 8] not in (b'IDAT', b''):
-        length, kind = struct.unpack_from('>I4s', content, place)
-        if kind == b'acTL':
-            return struct.unpack_from('>I', content, place + 8)[0]
-        place += 12 + length
-    return 1
-
-
-def _of_webp(content: bytes) -> int:
-    place, frames = 12, 0
-    while content[8:12] == b'WEBP' and place + 8 <= len(content):
-        kind, length = struct.unpack_from('<4sI', content, place)
-        frames += kind == b'ANMF'
-        place += 8 + length + length % 2
-    return frames
-
-
-def _of_gif(content: bytes) -> int:
-    place, frames = 13 + _table(content[10]), 0
-    while place < len(content) and content[place] in b'!,':
-        if content[place] == ord(','):
-            frames += 1
-            place += 11 + _table(content[place + 9])
-        else:
-            place += 2
-        while content[place]:  # sub-blocks, of which the last is empty
-            place += 1 + content[place]
-        place += 1
-    return frames
-
-
-def _table(flags: int) -> int:
-    """Bytes of a GIF's table of colours."""
-    return 3 * 2 ** (flags % 8 + 1) if flags & 0x80 else 0
-
-
-def _of_tiff(content: bytes) -> int:
+def _pages(content: bytes) -> int:
     """By the chain of directories."""
     order = '<' if content[:2] == b'II' else '>'
     big = struct.unpack_from(f'{order}H', content, 2)[0] == 43
@@ -287,14 +255,3 @@ def _value(order: str, kind: int, value: int, big: bool) -> int:
     """A number that stands in an entry, at the beginning of a field of four or eight bytes."""
     unused = (8 if big else 4) - {3: 2, 4: 4}.get(kind, 0)
     return value >> 8 * unused if order == '>' else value
-
-
-_COUNTED: dict[bytes, Callable[[bytes], int]] = {
-    b'\x89PNG\r\n\x1a\n': _of_png,
-    b'RIFF': _of_webp,
-    b'GIF8': _of_gif,
-    b'II*\0': _of_tiff,
-    b'MM\0*': _of_tiff,
-    b'II+\0': _of_tiff,
-    b'MM\0+': _of_tiff,
-}
