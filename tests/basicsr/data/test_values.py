@@ -189,8 +189,13 @@ def test_reduced_copies_and_masks_of_a_page_are_no_pages(order, big):
 
 def test_an_animation_of_one_frame_and_a_preview_behind_a_jpeg_are_one_picture(tmp_path):
     content = cv2.imencode('.png', RGB)[1].tobytes()
-    chunk = b'acTL' + struct.pack('>II', 1, 0)
-    one = content[:33] + struct.pack('>I', 8) + chunk + struct.pack('>I', zlib.crc32(chunk)) + content[33:]
+    height, width = RGB.shape[:2]
+    chunks = [
+        b'acTL' + struct.pack('>II', 1, 0),
+        b'fcTL' + struct.pack('>5I2H2B', 0, width, height, 0, 0, 1, 10, 0, 0),  # the picture itself is the frame
+    ]
+    sizes = [struct.pack('>I', len(chunk) - 4) + chunk + struct.pack('>I', zlib.crc32(chunk)) for chunk in chunks]
+    one = content[:33] + b''.join(sizes) + content[33:]
     np.testing.assert_array_equal(imfrombytes(one), RGB)
     first, second = Image.fromarray(RGB), Image.fromarray(RGB[::2, ::2])
     first.save(tmp_path / 'a.jpg', 'MPO', save_all=True, append_images=[second])
