@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from basicsr.options.bounds import Scale
 from basicsr.utils.matlab_functions import imresize
 from basicsr.utils.registry import ARCH_REGISTRY
 
@@ -17,7 +18,7 @@ class Bicubic(nn.Module):
         upscale: Scale.
     """
 
-    def __init__(self, upscale: int = 4) -> None:
+    def __init__(self, upscale: Scale = 4) -> None:
         super().__init__()
         self.upscale = upscale
 

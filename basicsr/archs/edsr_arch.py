@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Annotated
 
 import torch
+from annotated_types import Len
 from torch import Tensor, nn
 
 from basicsr.archs.arch_util import ResidualBlockNoBN, Upsample, count_numbers, make_layer, upsample_factor
+from basicsr.options.bounds import Blocks, Channels, Positive, Scale, Unit
 from basicsr.utils.registry import ARCH_REGISTRY
 
 
@@ -30,6 +33,13 @@ class ResidualSR(nn.Module):
     """
 
     not_in_weights = ('res_scale', 'img_range', 'rgb_mean')
+
+    @staticmethod
+    def check_options(given: dict) -> Iterator[tuple[str, str]]:
+        """Mistakes that types do not reveal, for the check of option files."""
+        scale = given.get('upscale', 4)
+        if scale != 3 and scale & (scale - 1):
+            yield 'upscale', f'must be a power of two or 3, not {scale}'
 
     @staticmethod
     def task(options: dict) -> str:
@@ -107,14 +117,14 @@ class EDSR(ResidualSR):
 
     def __init__(
         self,
-        num_in_ch: int = 3,
-        num_out_ch: int = 3,
-        num_feat: int = 64,
-        num_block: int = 16,
-        upscale: int = 4,
-        res_scale: float = 1,
-        img_range: float = 255.0,
-        rgb_mean: Sequence[float] = (0.4488, 0.4371, 0.4040),
+        num_in_ch: Channels = 3,
+        num_out_ch: Channels = 3,
+        num_feat: Channels = 64,
+        num_block: Blocks = 16,
+        upscale: Scale = 4,
+        res_scale: Positive = 1,
+        img_range: Positive = 255.0,
+        rgb_mean: Annotated[Sequence[Unit], Len(1)] = (0.4488, 0.4371, 0.4040),
     ) -> None:
         body = make_layer(ResidualBlockNoBN, num_block, num_feat=num_feat, res_scale=res_scale, pytorch_init=True)
         super().__init__(body, num_in_ch, num_out_ch, num_feat, upscale, img_range, rgb_mean)

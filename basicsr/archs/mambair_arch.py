@@ -6,11 +6,14 @@ kept as (N, H, W, C) throughout; a permuted view of that is what convolutions ca
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 from collections.abc import Iterator, Sequence
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Len
 from torch import Tensor, nn
 from torch.nn.functional import silu
 from torch.utils.checkpoint import checkpoint
@@ -21,6 +24,8 @@ from basicsr.archs.ignored import near_misses, warn_of_ignored
 from basicsr.archs.rcan_arch import ChannelAttention
 from basicsr.archs.traits import Traits
 from basicsr.ops.selective_scan import selective_scan
+from basicsr.options.bounds import Channels, Depths, Positive, Rate, Ratio, Scale, Side
+from basicsr.options.types import Ceiling
 from basicsr.utils.registry import ARCH_REGISTRY
 
 
@@ -227,6 +232,22 @@ def _upsampling(weights: dict[str, Tensor], in_chans: int) -> tuple[str, int]:
     return '', 1
 
 
+def _broken_rules(given: dict) -> Iterator[tuple[str, str]]:
+    """Values that types do not refuse, and incompatible arguments, as (name, message)."""
+    upsampler, connection, upscale = given['upsampler'], given['resi_connection'], given['upscale']
+    width = given['embed_dim']
+    if upsampler not in ('pixelshuffle', 'pixelshuffledirect', '', None):
+        yield 'upsampler', f"upsampler is 'pixelshuffle', 'pixelshuffledirect' or '' (denoising), not {upsampler!r}"
+    if connection not in ('1conv', '3conv'):
+        yield 'resi_connection', f'resi_connection is 1conv or 3conv, not {connection!r}'
+    if upsampler == 'pixelshuffle' and upscale != 3 and (upscale < 1 or upscale & (upscale - 1)):
+        yield 'upscale', f"upscale is a power of two or 3 with upsampler 'pixelshuffle', not {upscale}"
+    if width < 30:
+        yield 'embed_dim', f'embed_dim must be at least 30, which channel attention divides by; it is {width}'
+    elif int(given['mlp_ratio'] * width) < 1:
+        yield 'mlp_ratio', f'mlp_ratio * embed_dim must be at least 1: {given["mlp_ratio"]} * {width}'
+
+
 @ARCH_REGISTRY.register()
 class MambaIR(nn.Module):
     """Image restoration with a state-space model: (N, in_chans, H, W) -> (N, in_chans, H * upscale, W * upscale).
@@ -296,24 +317,25 @@ class MambaIR(nn.Module):
     @classmethod
     def check_options(cls, given: dict) -> Iterator[tuple[str, str]]:
         """Mistakes that types do not reveal, for the check of option files."""
-        return near_misses(cls, given)
+        misspelt = [*near_misses(cls, given)]
+        yield from misspelt or _broken_rules({**_DEFAULTS, **given})
 
     def __init__(
         self,
-        img_size: int | Sequence[int] = 64,
-        patch_size: int = 1,
-        in_chans: int = 3,
-        embed_dim: int = 96,
-        depths: Sequence[int] = (6, 6, 6, 6),
-        drop_rate: float = 0.0,
-        d_state: int = 16,
-        mlp_ratio: float = 2.0,
-        drop_path_rate: float = 0.1,
+        img_size: Side | Annotated[Sequence[Side], Len(2, 2)] = 64,
+        patch_size: Side = 1,
+        in_chans: Channels = 3,
+        embed_dim: Annotated[int, Ge(30), Ceiling(65536)] = 96,
+        depths: Depths = (6, 6, 6, 6),
+        drop_rate: Rate = 0.0,
+        d_state: Channels = 16,
+        mlp_ratio: Ratio = 2.0,
+        drop_path_rate: Rate = 0.1,
         norm_layer: type[nn.Module] = nn.LayerNorm,
         patch_norm: bool = True,
         use_checkpoint: bool = False,
-        upscale: int = 2,
-        img_range: float = 1.0,
+        upscale: Scale = 2,
+        img_range: Positive = 1.0,
         upsampler: str = '',
         resi_connection: str = '1conv',
         scan_backend: str | None = None,
@@ -321,10 +343,8 @@ class MambaIR(nn.Module):
     ) -> None:
         super().__init__()
         warn_of_ignored(MambaIR, {**kwargs, **({'patch_size': patch_size} if patch_size != 1 else {})})
-        if upsampler not in ('pixelshuffle', 'pixelshuffledirect', '', None):
-            raise ValueError(f"upsampler is 'pixelshuffle', 'pixelshuffledirect' or '' (denoising), not {upsampler!r}")
-        if embed_dim < 30:
-            raise ValueError(f'embed_dim must be at least 30, which channel attention divides by; it is {embed_dim}')
+        for _, message in _broken_rules(vars()):
+            raise ValueError(message)
         self.img_size, self.upscale, self.img_range, self.upsampler = img_size, upscale, img_range, upsampler
         mean = (0.4488, 0.4371, 0.4040) if in_chans == 3 else (0.0,) * in_chans
         self.register_buffer('mean', torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
@@ -385,3 +405,6 @@ class MambaIR(nn.Module):
         else:
             x = x + self.conv_last(features)
         return x / self.img_range + mean
+
+
+_DEFAULTS = {name: argument.default for name, argument in inspect.signature(MambaIR).parameters.items()}

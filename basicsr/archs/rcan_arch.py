@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
+from annotated_types import Len
 from torch import Tensor, nn
 
 from basicsr.archs.arch_util import count_numbers, make_layer
 from basicsr.archs.edsr_arch import ResidualSR
+from basicsr.options.bounds import Blocks, Channels, Positive, Scale, Unit
 from basicsr.utils.registry import ARCH_REGISTRY
 
 
@@ -104,16 +107,16 @@ class RCAN(ResidualSR):
 
     def __init__(
         self,
-        num_in_ch: int = 3,
-        num_out_ch: int = 3,
-        num_feat: int = 64,
-        num_group: int = 10,
-        num_block: int = 16,
-        squeeze_factor: int = 16,
-        upscale: int = 4,
-        res_scale: float = 1,
-        img_range: float = 255.0,
-        rgb_mean: Sequence[float] = (0.4488, 0.4371, 0.4040),
+        num_in_ch: Channels = 3,
+        num_out_ch: Channels = 3,
+        num_feat: Channels = 64,
+        num_group: Blocks = 10,
+        num_block: Blocks = 16,
+        squeeze_factor: Channels = 16,
+        upscale: Scale = 4,
+        res_scale: Positive = 1,
+        img_range: Positive = 255.0,
+        rgb_mean: Annotated[Sequence[Unit], Len(1)] = (0.4488, 0.4371, 0.4040),
     ) -> None:
         if not 1 <= squeeze_factor <= num_feat:
             raise ValueError(f'squeeze_factor is 1 to num_feat, which is {num_feat}; not {squeeze_factor}')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch.nn.functional import interpolate
 
 from basicsr.archs.arch_util import count_numbers, default_init_weights, make_layer, pixel_unshuffle
 from basicsr.archs.traits import Traits
+from basicsr.options.bounds import Blocks, Channels
 from basicsr.utils.registry import ARCH_REGISTRY
 
 _BLOCK_SCALE = 0.2
@@ -101,12 +103,12 @@ class RRDBNet(nn.Module):
 
     def __init__(
         self,
-        num_in_ch: int = 3,
-        num_out_ch: int = 3,
-        scale: int = 4,
-        num_feat: int = 64,
-        num_block: int = 23,
-        num_grow_ch: int = 32,
+        num_in_ch: Channels = 3,
+        num_out_ch: Channels = 3,
+        scale: Literal[1, 2, 4] = 4,
+        num_feat: Channels = 64,
+        num_block: Blocks = 23,
+        num_grow_ch: Channels = 32,
     ) -> None:
         super().__init__()
         if scale not in (1, 2, 4):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from basicsr.archs.arch_util import ResidualBlockNoBN, default_init_weights, make_layer
+from basicsr.options.bounds import Blocks, Channels
 from basicsr.utils.registry import ARCH_REGISTRY
 
 
@@ -52,7 +54,12 @@ class MSRResNet(nn.Module):
         return f'super-resolution x{options["upscale"]}'
 
     def __init__(
-        self, num_in_ch: int = 3, num_out_ch: int = 3, num_feat: int = 64, num_block: int = 16, upscale: int = 4
+        self,
+        num_in_ch: Channels = 3,
+        num_out_ch: Channels = 3,
+        num_feat: Channels = 64,
+        num_block: Blocks = 16,
+        upscale: Literal[2, 3, 4] = 4,
     ) -> None:
         super().__init__()
         if upscale not in (2, 3, 4):

@@ -6,13 +6,16 @@ import inspect
 import math
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Annotated
 
+from annotated_types import Len
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from basicsr.archs.arch_util import count_numbers, to_2tuple, upsample_factor
 from basicsr.archs.ignored import near_misses, warn_of_ignored
 from basicsr.archs.other_packages import import_package, their_warnings_ignored
+from basicsr.options.bounds import Channels, Depths, Positive, Rate, Ratio, Scale, Side
 from basicsr.utils.registry import ARCH_REGISTRY
 
 _UPSAMPLERS = ('pixelshuffle', 'pixelshuffledirect', 'nearest+conv', '', None)
@@ -60,6 +63,10 @@ def _broken_rules(given: dict) -> Iterator[tuple[str, str]]:
             'num_heads',
             f'depths and num_heads give the number of groups: {len(given["depths"])}, or {len(given["num_heads"])}?',
         )
+    if given['upsampler'] == 'pixelshuffle' and given['upscale'] != 3 and given['upscale'] & (given['upscale'] - 1):
+        yield 'upscale', f"upscale is a power of two or 3 with upsampler 'pixelshuffle', not {given['upscale']}"
+    if int(given['mlp_ratio'] * given['embed_dim']) < 1:
+        yield 'mlp_ratio', f'mlp_ratio * embed_dim must be at least 1: {given["mlp_ratio"]} * {given["embed_dim"]}'
     for heads in given['num_heads']:
         if given['embed_dim'] % heads:
             yield (
@@ -150,30 +157,30 @@ class SwinIR(nn.Module):
     @classmethod
     def check_options(cls, given: dict) -> Iterator[tuple[str, str]]:
         """Mistakes that types do not reveal, for the check of option files."""
-        yield from near_misses(cls, given)
-        yield from _broken_rules({**_DEFAULTS, **given})
+        misspelt = [*near_misses(cls, given)]
+        yield from misspelt or _broken_rules({**_DEFAULTS, **given})
 
     def __init__(
         self,
-        img_size: int | Sequence[int] = 64,
-        patch_size: int = 1,
-        in_chans: int = 3,
-        embed_dim: int = 96,
-        depths: Sequence[int] = (6, 6, 6, 6),
-        num_heads: Sequence[int] = (6, 6, 6, 6),
-        window_size: int = 7,
-        mlp_ratio: float = 4.0,
+        img_size: Side | Annotated[Sequence[Side], Len(2, 2)] = 64,
+        patch_size: Side = 1,
+        in_chans: Channels = 3,
+        embed_dim: Channels = 96,
+        depths: Depths = (6, 6, 6, 6),
+        num_heads: Annotated[Sequence[Channels], Len(1)] = (6, 6, 6, 6),
+        window_size: Side = 7,
+        mlp_ratio: Ratio = 4.0,
         qkv_bias: bool = True,
-        qk_scale: float | None = None,
-        drop_rate: float = 0.0,
-        attn_drop_rate: float = 0.0,
-        drop_path_rate: float = 0.1,
+        qk_scale: Positive | None = None,
+        drop_rate: Rate = 0.0,
+        attn_drop_rate: Rate = 0.0,
+        drop_path_rate: Rate = 0.1,
         norm_layer: type[nn.Module] = nn.LayerNorm,
         ape: bool = False,
         patch_norm: bool = True,
         use_checkpoint: bool = False,
-        upscale: int = 2,
-        img_range: float = 1.0,
+        upscale: Scale = 2,
+        img_range: Positive = 1.0,
         upsampler: str = '',
         resi_connection: str = '1conv',
         **kwargs: object,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import get_model_weights
 
+from basicsr.options.bounds import Side
 from basicsr.runs.checkpoint import differences_to, find_weights, load_checkpoint
 from basicsr.utils.registry import ARCH_REGISTRY, did_you_mean
 
@@ -123,7 +124,7 @@ class VGGFeatureExtractor(nn.Module):
         range_norm: bool = False,
         requires_grad: bool = False,
         remove_pooling: bool = False,
-        pooling_stride: int = 2,
+        pooling_stride: Side = 2,
     ) -> None:
         super().__init__()
         check_layers(layer_name_list, vgg_type)

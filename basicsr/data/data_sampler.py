@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler, get_worker_info
 
+_LARGEST_EPOCH = 10**8
+
 
 def endless(loader: Any, epoch: int = 0) -> Iterator[Any]:
     """Batches of one epoch after another, starting with `epoch`."""
@@ -36,7 +38,7 @@ class EnlargedSampler(Sampler[int]):
         seed: The run's seed, at most 2**31 - 1; the same in all processes. With 0 the order is BasicSR's.
 
     Raises:
-        ValueError: The dataset is empty, or the ratio is not positive.
+        ValueError: The dataset is empty, or the ratio is not positive or makes epochs of more than 10**8 samples.
     """
 
     def __init__(
@@ -52,6 +54,11 @@ class EnlargedSampler(Sampler[int]):
         self.seed, self.epoch, self.start = seed, 0, 0
         self.num_samples = math.ceil(self.dataset_size * ratio / self.num_replicas)
         self.total_size = self.num_samples * self.num_replicas
+        if ratio > 1 and self.total_size > _LARGEST_EPOCH:  # whose order would fill the memory
+            raise ValueError(
+                f'dataset_enlarge_ratio {ratio} makes epochs of {self.total_size:,} samples; at most '
+                f'{_LARGEST_EPOCH:,} are possible'
+            )
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed((self.seed << 32) + self.epoch)

@@ -5,14 +5,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from basicsr.losses.loss_util import check_reduction, weighted_loss
+from basicsr.losses.loss_util import Reduction, check_reduction, weighted_loss
 from basicsr.losses.perceptual_loss import PerceptualLoss
+from basicsr.options.bounds import NonNegative, Positive
 from basicsr.utils.registry import LOSS_REGISTRY
 
 __all__ = [
@@ -54,7 +55,7 @@ class L1Loss(nn.Module):
         reduction: none, mean or sum.
     """
 
-    def __init__(self, loss_weight: float = 1.0, reduction: str = 'mean') -> None:
+    def __init__(self, loss_weight: NonNegative = 1.0, reduction: Reduction = 'mean') -> None:
         super().__init__()
         check_reduction(reduction)
         self.loss_weight = loss_weight
@@ -74,7 +75,7 @@ class MSELoss(nn.Module):
         reduction: none, mean or sum.
     """
 
-    def __init__(self, loss_weight: float = 1.0, reduction: str = 'mean') -> None:
+    def __init__(self, loss_weight: NonNegative = 1.0, reduction: Reduction = 'mean') -> None:
         super().__init__()
         check_reduction(reduction)
         self.loss_weight = loss_weight
@@ -95,7 +96,7 @@ class CharbonnierLoss(nn.Module):
         eps: Added to the squared difference; its root is the loss at zero.
     """
 
-    def __init__(self, loss_weight: float = 1.0, reduction: str = 'mean', eps: float = 1e-12) -> None:
+    def __init__(self, loss_weight: NonNegative = 1.0, reduction: Reduction = 'mean', eps: Positive = 1e-12) -> None:
         super().__init__()
         check_reduction(reduction)
         self.loss_weight = loss_weight
@@ -119,7 +120,7 @@ class WeightedTVLoss(L1Loss):
             ValueError: Another reduction.
     """
 
-    def __init__(self, loss_weight: float = 1.0, reduction: str = 'mean') -> None:
+    def __init__(self, loss_weight: NonNegative = 1.0, reduction: Literal['mean', 'sum'] = 'mean') -> None:
         if reduction not in ('mean', 'sum'):
             raise ValueError(f'reduction is mean or sum, not {reduction!r}: the two directions differ in shape')
         super().__init__(loss_weight, reduction)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from basicsr.options.bounds import NonNegative
 from basicsr.utils.registry import LOSS_REGISTRY
 
 GAN_TYPES = ('vanilla', 'lsgan', 'wgan', 'wgan_softplus', 'hinge')
@@ -36,7 +37,7 @@ class GANLoss(nn.Module):
         gan_type: Literal['vanilla', 'lsgan', 'wgan', 'wgan_softplus', 'hinge'],
         real_label_val: float = 1.0,
         fake_label_val: float = 0.0,
-        loss_weight: float = 1.0,
+        loss_weight: NonNegative = 1.0,
     ) -> None:
         super().__init__()
         if gan_type not in GAN_TYPES:

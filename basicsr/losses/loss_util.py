@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 
-REDUCTIONS = ('none', 'mean', 'sum')
+Reduction = Literal['none', 'mean', 'sum']
+REDUCTIONS = get_args(Reduction)
 
 
 def check_reduction(reduction: str) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from basicsr.archs.vgg_arch import VGGFeatureExtractor, VGGType, check_layers, weights_file
+from basicsr.options.bounds import NonNegative
 from basicsr.utils.registry import LOSS_REGISTRY
 
 CRITERIA = {'l1': nn.L1Loss, 'l2': nn.MSELoss, 'fro': None}
@@ -48,12 +49,12 @@ class PerceptualLoss(nn.Module):
 
     def __init__(
         self,
-        layer_weights: dict[str, float],
+        layer_weights: dict[str, NonNegative],
         vgg_type: VGGType = 'vgg19',
         use_input_norm: bool = True,
         range_norm: bool = False,
-        perceptual_weight: float = 1.0,
-        style_weight: float = 0.0,
+        perceptual_weight: NonNegative = 1.0,
+        style_weight: NonNegative = 0.0,
         criterion: Literal['l1', 'l2', 'fro'] = 'l1',
     ) -> None:
         super().__init__()

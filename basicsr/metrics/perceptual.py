@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from basicsr.metrics.metric_util import cropped_size, reorder_image
+from basicsr.options.bounds import Border
 from basicsr.utils.img_util import crop_border as crop_picture
 from basicsr.utils.img_util import img2tensor
 from basicsr.utils.misc import is_out_of_memory
@@ -21,8 +22,8 @@ from basicsr.utils.registry import METRIC_REGISTRY
 def calculate_lpips(
     img: np.ndarray,
     img2: np.ndarray,
-    crop_border: int,
-    input_order: str = 'HWC',
+    crop_border: Border,
+    input_order: Literal['HWC', 'CHW'] = 'HWC',
     net: Literal['alex', 'vgg', 'squeeze'] = 'alex',
     **kwargs: Any,
 ) -> float:
@@ -46,7 +47,7 @@ def calculate_lpips(
 
 @METRIC_REGISTRY.register()
 def calculate_dists(
-    img: np.ndarray, img2: np.ndarray, crop_border: int, input_order: str = 'HWC', **kwargs: Any
+    img: np.ndarray, img2: np.ndarray, crop_border: Border, input_order: Literal['HWC', 'CHW'] = 'HWC', **kwargs: Any
 ) -> float:
     """Return the distance of two pictures in structure and texture (Ding et al., TPAMI 2020); lower is better.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import cv2
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from basicsr.metrics.metric_util import cropped_size, reorder_image, to_y_channel
+from basicsr.options.bounds import Border
 from basicsr.utils.color_util import rgb2ycbcr_pt
 from basicsr.utils.img_util import crop_border as crop_picture
 from basicsr.utils.img_util import img2tensor
@@ -29,8 +30,8 @@ _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 def calculate_psnr(
     img: np.ndarray,
     img2: np.ndarray,
-    crop_border: int,
-    input_order: str = 'HWC',
+    crop_border: Border,
+    input_order: Literal['HWC', 'CHW'] = 'HWC',
     test_y_channel: bool = False,
     **kwargs: Any,
 ) -> float:
@@ -56,8 +57,8 @@ def calculate_psnr(
 def calculate_ssim(
     img: np.ndarray,
     img2: np.ndarray,
-    crop_border: int,
-    input_order: str = 'HWC',
+    crop_border: Border,
+    input_order: Literal['HWC', 'CHW'] = 'HWC',
     test_y_channel: bool = False,
     **kwargs: Any,
 ) -> float:
@@ -87,7 +88,11 @@ def calculate_ssim(
 
 @METRIC_REGISTRY.register()
 def calculate_psnr_pt(
-    img: Tensor | np.ndarray, img2: Tensor | np.ndarray, crop_border: int, test_y_channel: bool = False, **kwargs: Any
+    img: Tensor | np.ndarray,
+    img2: Tensor | np.ndarray,
+    crop_border: Border,
+    test_y_channel: bool = False,
+    **kwargs: Any,
 ) -> Tensor:
     """Return the PSNR of each pair of a batch, (n,) float64, in dB; 80 for equal pictures.
 
@@ -108,7 +113,11 @@ def calculate_psnr_pt(
 
 @METRIC_REGISTRY.register()
 def calculate_ssim_pt(
-    img: Tensor | np.ndarray, img2: Tensor | np.ndarray, crop_border: int, test_y_channel: bool = False, **kwargs: Any
+    img: Tensor | np.ndarray,
+    img2: Tensor | np.ndarray,
+    crop_border: Border,
+    test_y_channel: bool = False,
+    **kwargs: Any,
 ) -> Tensor:
     """Return the SSIM of each pair of a batch, (n,) float64.
 

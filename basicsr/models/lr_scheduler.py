@@ -6,13 +6,31 @@ import bisect
 import math
 from collections import Counter
 from collections.abc import Sequence
+from typing import Annotated, Literal
 
+from annotated_types import Ge, Len
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
+from basicsr.options.bounds import NonNegative, Positive, Steps
 from basicsr.utils.registry import SCHEDULER_REGISTRY
 
-SCHEDULER_REGISTRY.register(CosineAnnealingLR, name='TrueCosineAnnealingLR')
+
+@SCHEDULER_REGISTRY.register()
+class TrueCosineAnnealingLR(CosineAnnealingLR):
+    """Anneal from the initial rate to `eta_min` along half a cosine, and back again: torch's `CosineAnnealingLR`.
+
+    Args:
+        optimizer: The optimizer.
+        T_max: Iterations of the half cosine.
+        eta_min: Lowest rate.
+        last_epoch: As in torch.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, T_max: Steps, eta_min: NonNegative = 0.0, last_epoch: Literal[-1] = -1
+    ) -> None:
+        super().__init__(optimizer, T_max, eta_min, last_epoch)
 
 
 @SCHEDULER_REGISTRY.register(name='MultiStepLR')
@@ -35,11 +53,11 @@ class MultiStepRestartLR(LRScheduler):
     def __init__(
         self,
         optimizer: Optimizer,
-        milestones: Sequence[int],
-        gamma: float = 0.1,
-        restarts: Sequence[int] = (0,),
-        restart_weights: Sequence[float] = (1,),
-        last_epoch: int = -1,
+        milestones: Sequence[Steps],
+        gamma: Positive = 0.1,
+        restarts: Sequence[Annotated[int, Ge(0)]] = (0,),
+        restart_weights: Sequence[Positive] = (1,),
+        last_epoch: Literal[-1] = -1,
     ) -> None:
         if len(restarts) != len(restart_weights):
             raise ValueError(f'{len(restarts)} restarts need as many restart_weights, not {len(restart_weights)}')
@@ -78,10 +96,10 @@ class CosineAnnealingRestartLR(LRScheduler):
     def __init__(
         self,
         optimizer: Optimizer,
-        periods: Sequence[int],
-        restart_weights: Sequence[float] = (1,),
-        eta_min: float = 0,
-        last_epoch: int = -1,
+        periods: Annotated[Sequence[Steps], Len(1)],
+        restart_weights: Sequence[Positive] = (1,),
+        eta_min: NonNegative = 0,
+        last_epoch: Literal[-1] = -1,
     ) -> None:
         if len(periods) != len(restart_weights):
             raise ValueError(f'{len(periods)} periods need as many restart_weights, not {len(restart_weights)}')

@@ -15,6 +15,12 @@ class UnknownOptimizer(ValueError, NotImplementedError):
     """No optimizer of that name; BasicSR raises a NotImplementedError."""
 
 
+def _tensors(params: list[Any]) -> list[torch.Tensor]:
+    """The parameters of an optimizer, which may be given as groups or with their names."""
+    groups = [list(entry['params']) if isinstance(entry, dict) else [entry] for entry in params]
+    return [entry[1] if isinstance(entry, tuple) else entry for group in groups for entry in group]
+
+
 class Optimizing:
     """What a model does with `train.optim_*` and `train.scheduler`.
 
@@ -44,6 +50,9 @@ class Optimizing:
                 raise ValueError(f'train.optim_g.betas: must be a list of numbers, not {betas!r}')
             kwargs['betas'] = tuple(map(float, betas))  # torch wants all of them of one type
         takes = inspect.signature(factory).parameters
+        params = list(params)
+        if kwargs.get('capturable') and not any(tensor.is_cuda for tensor in _tensors(params)):
+            raise ValueError('train.optim_g.capturable: needs a GPU; leave it out')
         if not any(kwargs.get(key) for key in ('fused', 'foreach', 'capturable', 'differentiable')):
             for key in ('fused', 'foreach'):  # the faster ones, where the optimizer has them
                 if key in takes and key not in kwargs:

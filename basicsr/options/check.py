@@ -32,14 +32,18 @@ from basicsr.options.types import (
     fields_of,
     in_words,
     is_section,
+    is_too_large,
     sections_by_name,
 )
 from basicsr.utils.registry import did_you_mean
 
 Mistakes = dict[Key, str]
 
+_LONGEST = 1000
+"""Letters of a mistake, and of its place."""
+
 _short = reprlib.Repr()
-_short.maxstring = _short.maxother = 80
+_short.maxstring = _short.maxother = _short.maxlong = 80
 _short.maxlist = _short.maxdict = 8
 _short.maxlevel = 3
 
@@ -94,8 +98,8 @@ def _raise(mistakes: Mistakes, places: Places) -> None:
 
 def _line(key: Key, message: str, places: Places) -> str:
     place = place_of(places, key)
-    line = f'{".".join(map(str, key))}: {message}' + (f' [{place}]' if place else '')
-    return line.replace('\n', '\\n')
+    parts = f'{".".join(map(str, key))}: {message}', f' [{place}]' if place else ''
+    return ''.join(part if len(part) <= _LONGEST else f'{part[:_LONGEST]}…' for part in parts).replace('\n', '\\n')
 
 
 def _check(section: type[Section], written: Any) -> tuple[dict, Mistakes]:
@@ -106,9 +110,10 @@ def _check(section: type[Section], written: Any) -> tuple[dict, Mistakes]:
         found: Mistakes = {}
         given = as_dict(section.model_validate(written), written)
     except ValidationError as error:
-        found = dict([*_odd_names(section, written, ()), *_translated(error, section, written)])
+        for key, message in [*_odd_names(section, written, ()), *_translated(error, section, written)]:
+            found.setdefault(key, message)  # of a choice of types, the first knows what is wrong
         given = _without(written, found)
-    for key, message in _broken_rules(section, given, ()):
+    for key, message in _broken_rules(section, given, (), found):
         if not _is_known(found, key):
             found[key] = message
     return given, found
@@ -144,13 +149,19 @@ def _without(written: dict, mistakes: Mistakes, above: Key = ()) -> dict:
     return given
 
 
-def _broken_rules(section: type[Section], given: dict, above: Key) -> Iterator[tuple[Key, str]]:
+def _broken_rules(section: type[Section], given: dict, above: Key, found: Mistakes) -> Iterator[tuple[Key, str]]:
+    """The mistakes that sections find in what is `given`.
+
+    A class that `type:` chooses is not asked about arguments of which one is wrong in itself: it would go by defaults
+    in its place.
+    """
     left = {key: value for key, value in given.items() if value is not None}
-    for path, message in section.rules(left):
-        yield (*above, *path.split('.')), message
+    if not (section.choice and any(key[: len(above)] == above for key in found)):
+        for path, message in section.rules(left):
+            yield (*above, *path.split('.')), message
     for key, (_, field) in fields_of(section).items():
         if is_section(field.annotation) and isinstance(given.get(key), dict):
-            yield from _broken_rules(field.annotation, given[key], (*above, key))
+            yield from _broken_rules(field.annotation, given[key], (*above, key), found)
 
 
 def _translated(error: ValidationError, section: type[Section], written: dict) -> Iterator[tuple[Key, str]]:
@@ -196,10 +207,13 @@ def _expected(field: FieldInfo) -> str:
 
 
 def _hint(field: FieldInfo, value: Any) -> str:
+    if is_too_large(value):
+        return '; that is too large'
     if get_origin(field.annotation) is not None and isinstance(value, str):
         choices = [text for text in _expected(field).split(' or ') if ' ' not in text]
         return did_you_mean(value, choices).rstrip('.')
-    return '; put it in quotes' if field.annotation is str and isinstance(value, int | float) else ''
+    is_scalar = value is not None and not isinstance(value, str | list | dict)
+    return '; put it in quotes' if field.annotation is str and is_scalar else ''
 
 
 def _reader(key: Key) -> str | None:

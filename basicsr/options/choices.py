@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import os
 import re
+import reprlib
 import types
 import typing
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import torch
-from pydantic import AfterValidator, ConfigDict, Field, create_model
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, create_model
 
 import ldt
 from basicsr.options.types import FolderName, List, Real, Said, Section, Whole, fields_of, option
@@ -44,6 +46,7 @@ class Choice:
         closed: Whether unknown keys are mistakes even though the object accepts and ignores any.
         inherited: Arguments that the framework takes from elsewhere in the options where the section lacks them.
         whole: Whether classes may take their whole section as one argument, see `takes_whole_section`.
+        kinds: Types of arguments, by name or `class.name`, that go before those of signatures that are not ours.
     """
 
     word: str
@@ -53,10 +56,35 @@ class Choice:
     closed: bool = False
     inherited: Collection[str] = ()
     whole: bool = False
+    kinds: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 _OTHER_STEPS = ('Optimizer', 'LBFGS', 'SparseAdam')
 """Optimizers that need more from a training loop than gradients: a closure, sparse gradients."""
+
+
+_OF_OPTIMIZERS = {
+    'betas': List(Real(least=0, below=1), 2, 2),
+    'eps': Real(least=0),
+    'Adafactor.eps': List(Real(least=0), 2, 2),
+    'weight_decay': Real(least=0),
+    'momentum': Real(least=0, most=1),
+    'dampening': Real(least=0, most=1),
+    'alpha': Real(least=0, most=1),
+    'rho': Real(least=0, most=1),
+    'lambd': Real(least=0),
+    't0': Real(least=0),
+    'lr_decay': Real(least=0),
+    'initial_accumulator_value': Real(least=0),
+    'momentum_decay': Real(least=0),
+    'beta2_decay': Real(most=0),
+    'd': Real(least=1),
+    'etas': List(Real(above=0), 2, 2),
+    'step_sizes': List(Real(above=0), 2, 2),
+    'ns_steps': Whole(1, 99),
+    'differentiable': Literal[False],
+}
+"""Arguments of torch's optimizers, whose signatures name no bounds; a differentiable step needs another loop."""
 
 
 def _optimizers() -> Registry:
@@ -86,11 +114,13 @@ class AnyDataset(Section):
 
     name: FolderName = option(None, 'Its name in tables and folders. Default: the name of the section.')
     use_shuffle: bool = option(True, 'Training: shuffle, unless a sampler does.')
-    batch_size_per_gpu: Whole(1) = option(None, 'Training: samples per batch in each process.')
-    num_worker_per_gpu: Whole(0) = option(None, 'Loading processes per training process.')
-    dataset_enlarge_ratio: Whole(1) = option(1, 'Training: how many times each sample appears in an epoch.')
+    batch_size_per_gpu: Whole(1, ceiling=10**6) = option(None, 'Training: samples per batch in each process.')
+    num_worker_per_gpu: Whole(0, ceiling=256) = option(None, 'Loading processes per training process.')
+    dataset_enlarge_ratio: Whole(1, ceiling=10**6) = option(
+        1, 'Training: how many times each sample appears in an epoch.'
+    )
     prefetch_mode: Literal['cpu', 'cuda'] = option(None, 'Prefetching: cpu uses a thread, cuda copies to the GPU.')
-    num_prefetch_queue: Whole(1) = option(1, 'Number of batches that prefetch_mode cpu keeps ready.')
+    num_prefetch_queue: Whole(1, ceiling=1000) = option(1, 'Number of batches that prefetch_mode cpu keeps ready.')
     pin_memory: bool = option(False, 'Use page-locked memory, which is faster to copy to a GPU.')
     persistent_workers: bool = option(False, 'Keep the loading processes alive between epochs.')
     seen: bool = option(False, 'Test set of the training camera: left out of the mean of the unseen.')
@@ -115,7 +145,9 @@ CHOICES = {
     'loss': Choice('loss', LOSS_REGISTRY),
     'metric': Choice('metric', METRIC_REGISTRY, ('img', 'img2'), AnyMetric, closed=True),
     'model': Choice('model', MODEL_REGISTRY),
-    'optimizer': Choice('optimizer of torch.optim', _optimizers(), ('params', 'lr'), AnyOptimizer),
+    'optimizer': Choice(
+        'optimizer of torch.optim', _optimizers(), ('params', 'lr'), AnyOptimizer, kinds=_OF_OPTIMIZERS
+    ),
     'scheduler': Choice('scheduler', SCHEDULER_REGISTRY, ('optimizer',)),
 }
 
@@ -143,7 +175,8 @@ def _known(name: str, choice: str) -> str:
     word, registry = CHOICES[choice].word, CHOICES[choice].registry
     if find(choice, name) is None:
         known = ', '.join(sorted(registry.keys()))
-        raise ValueError(f'{name!r} is no {word}; there are {known}{did_you_mean(name, registry.keys()).rstrip(".")}')
+        near = did_you_mean(name, registry.keys()).rstrip('.')
+        raise ValueError(f'{reprlib.repr(name)} is no {word}; there are {known}{near}')
     return name
 
 
@@ -213,8 +246,9 @@ def _arguments(known: Choice, factory: Callable) -> tuple[dict[str, Any], bool]:
             description = described.get(name)
             if name in known.inherited and description:
                 description += ' Default: that of the top level.'
-            field = Field(default, alias=name, description=description)
-            fields[f'argument_{index}'] = (simple(parameter.annotation), field)
+            entry = Field(default, alias=name, description=description)
+            bounded = known.kinds.get(f'{factory.__name__}.{name}', known.kinds.get(name))
+            fields[f'argument_{index}'] = (bounded or simple(parameter.annotation), entry)
     return fields, is_open
 
 
@@ -248,6 +282,17 @@ def path_arguments(choice: str, factory: Callable) -> tuple[str, ...]:
     return tuple(one.name for one in parameters_passed_on(factory) if is_path(one.annotation))
 
 
+def _no_bool(value: Any) -> Any:
+    return str(value) if isinstance(value, bool) else value  # True == 1
+
+
+def _no_class(value: Any) -> Any:
+    raise ValueError(
+        f'must be a class of Python, which option files cannot name, not {reprlib.repr(value)}; leave it out'
+    )
+
+
+_Class = Annotated[Any, AfterValidator(_no_class)]
 _PathText = Annotated[str, Said('a path', 'paths')]
 
 
@@ -261,7 +306,8 @@ def simple(annotation: Any) -> Any:
     if origin in (Union, types.UnionType):
         return _simple_union(arguments)
     if origin is Literal:
-        return annotation
+        whole = all(type(one) is int for one in arguments)
+        return Annotated[annotation, BeforeValidator(_no_bool)] if whole else annotation
     if origin in (list, tuple, Sequence, Iterable, Collection):
         items = [simple(one) for one in arguments if one is not Ellipsis]
         fixed = len(items) if origin is tuple and Ellipsis not in arguments else None
@@ -271,7 +317,10 @@ def simple(annotation: Any) -> Any:
     if typing.is_typeddict(annotation):
         return _typed_section(annotation)
     if origin is dict:
-        return dict
+        kinds = [simple(one) for one in arguments]
+        return dict if Any in kinds else dict[tuple(kinds)]
+    if origin is type:
+        return _Class
     try:
         return plain.get(annotation, Any)
     except TypeError:  # no hashable annotation

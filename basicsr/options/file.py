@@ -3,103 +3,24 @@
 from __future__ import annotations
 
 import os
-import re
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
+from basicsr.options.loader import LONGEST, Dumper, Key, Loader, in_short, read
 
-Key = tuple[Any, ...]
-"""Place of a value in the options: ('train', 'optim_g', 'lr'), with a number for an item of a list."""
 Places = dict[Key, str]
 """Where each value was written: `file.yml, line 12` or `--set train.total_iter=5`."""
 
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML in which 1e-4 is a number, and duplicate keys and sections that contain themselves are mistakes."""
-
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
-        node = super().compose_mapping_node(anchor)
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    raise _error(f'duplicate key {key.value!r}', key)
-                seen.add(key.value)
-        return node
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        try:
-            return super().construct_object(node, deep)
-        except yaml.YAMLError:
-            raise
-        except (ValueError, TypeError, OverflowError, KeyError, IndexError, AttributeError) as error:
-            kind = node.tag.rpartition(':')[2]
-            raise _error(f'{str(node.value)[:60]!r} is no {kind}', node) from error
-
-
-def _error(problem: str, node: yaml.Node) -> yaml.constructor.ConstructorError:
-    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
-
-
-_Loader.add_implicit_resolver(
-    'tag:yaml.org,2002:float', re.compile(r'^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$'), list('-+0123456789')
-)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Safe YAML that writes an OrderedDict as any other mapping."""
-
-
-_Dumper.add_representer(OrderedDict, lambda dumper, mapping: dumper.represent_dict(mapping.items()))
+_MOST_FILES = 30
+"""Files of a chain of `_base_`."""
+_MOST_SECTIONS = 20
+"""Sections of a path on the command line."""
 
 
 def ordered_yaml() -> tuple[type, type]:
     """(loader, dumper) of option files; mappings keep their order."""
-    return _Loader, _Dumper
-
-
-def _lines(loader: _Loader, node: yaml.Node, key: Key, above: tuple[int, ...] = ()) -> Iterator[tuple[Key, int]]:
-    """The line of each value below `node`."""
-    if id(node) in above:
-        raise _error('a section cannot hold itself', node)
-    above = (*above, id(node))
-    if isinstance(node, yaml.MappingNode):
-        for name, value in node.value:
-            if isinstance(name, yaml.ScalarNode):
-                is_merge = name.tag.endswith(':merge')
-                below = (*key, name.value if is_merge else loader.construct_object(name))
-                yield below, name.start_mark.line + 1
-                yield from _lines(loader, value, below, above)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            yield (*key, index), value.start_mark.line + 1
-            yield from _lines(loader, value, (*key, index), above)
-
-
-def _read(text: str, source: str) -> tuple[Any, dict[Key, int]]:
-    """The value of a YAML text, and the line of each of its parts.
-
-    Raises:
-        ValueError: It is not valid YAML; the message begins with `source` and the line.
-    """
-    try:
-        loader = _Loader(text)
-        node = loader.get_single_node()
-        if node is None:
-            return None, {}
-        dict(_lines(loader, node, ()))  # before constructing, which may not end where a section holds itself
-        value = loader.construct_document(node)
-        return value, dict(_lines(loader, node, ()))  # once more: constructing has merged `<<`
-    except yaml.YAMLError as error:
-        mark = getattr(error, 'problem_mark', None)
-        where = f', line {mark.line + 1}' if mark else ''
-        problem = getattr(error, 'problem', None) or str(error).splitlines()[0]
-        raise ValueError(f'{source}{where}: {problem}') from error
-    except RecursionError as error:
-        raise ValueError(f'{source}: sections are nested too deeply') from error
+    return Loader, Dumper
 
 
 def yaml_load(f: str | Path) -> Any:
@@ -120,42 +41,73 @@ def yaml_load(f: str | Path) -> Any:
     """
     if isinstance(f, Path) or os.path.isfile(f):
         return load_options(f)[0]
-    value, lines = _read(f, 'the YAML text')
+    value, lines = read(f, 'the YAML text')
     if isinstance(value, str) and '\n' not in f.strip():  # a file's name is YAML, too
         return load_options(f)[0]
-    return _inherited(value, lines, Path.cwd() / 'the YAML text', ())[0] if isinstance(value, dict) else value
+    return _inherited(value, lines, Path.cwd() / 'the YAML text', (), {})[0] if isinstance(value, dict) else value
 
 
 def load_options(path: str | Path) -> tuple[dict, Places]:
     """Like `yaml_load`, but also returns where each value was written."""
-    return _load(Path(path).resolve(), ())
+    return _load(resolved_file(path), (), {})
 
 
-def _load(path: Path, above: tuple[Path, ...]) -> tuple[dict, Places]:
+def resolved_file(path: str | Path) -> Path:
+    """The file that a path leads to.
+
+    Raises:
+        ValueError: No file can have that name.
+    """
+    try:
+        return Path(path).resolve()
+    except (ValueError, OSError, RuntimeError) as error:  # a NUL, too long, links that lead to themselves
+        raise ValueError(f'{in_short(path)} names no file: {error}') from error
+
+
+_Known = dict[Path, tuple[dict, Places]]
+"""Files that were read already."""
+
+
+def _load(path: Path, above: tuple[Path, ...], known: _Known) -> tuple[dict, Places]:
     if path in above:
         raise ValueError(f'{path} inherits from itself: {" -> ".join(file.name for file in (*above, path))}')
-    if not path.is_file():
-        asked = f' (`_base_` of {above[-1]})' if above else ''
-        raise FileNotFoundError(f'there is no option file {path}{asked}')
+    if len(above) > _MOST_FILES:
+        raise ValueError(f'{above[0]} inherits through more than {_MOST_FILES} files')
+    if path in known:
+        return known[path]
+    asked = f' (`_base_` of {above[-1]})' if above else ''
+    try:
+        there, is_folder = path.is_file(), path.is_dir()
+    except OSError as error:  # too long a name
+        raise ValueError(f'{in_short(path)} names no option file{asked}: {error.strerror}') from error
+    if not there:
+        what = 'is a folder, not an option file' if is_folder else 'there is no option file'
+        raise FileNotFoundError(f'{path} {what}{asked}' if is_folder else f'{what} {path}{asked}')
+    if path.stat().st_size > 4 * LONGEST:
+        raise ValueError(f'{path} is no option file: it has {path.stat().st_size:,} bytes{asked}')
     try:
         text = path.read_text(encoding='utf-8')
     except UnicodeDecodeError as error:
         raise ValueError(f'{path} is no text in UTF-8') from error
-    opt, lines = _read(text, str(path))
+    opt, lines = read(text, str(path))
     if not isinstance(opt, dict):
         raise ValueError(f'{path} holds no options: its top level must be `key: value` lines')
-    return _inherited(opt, lines, path, above)
+    known[path] = _inherited(opt, lines, path, above, known)
+    return known[path]
 
 
-def _inherited(opt: dict, lines: dict[Key, int], path: Path, above: tuple[Path, ...]) -> tuple[dict, Places]:
+def _inherited(
+    opt: dict, lines: dict[Key, int], path: Path, above: tuple[Path, ...], known: _Known
+) -> tuple[dict, Places]:
     """The options of a file, merged with those that it inherits."""
-    bases = opt.pop('_base_', None) or []
+    bases = opt.pop('_base_', None)
+    bases = [] if bases is None else bases
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
         raise ValueError(f'{path}, line {lines[("_base_",)]}: _base_ must be a file, or a list of files')
     merged, places = {}, {}
     for base in bases:
-        inherited, base_places = _load((path.parent / base).resolve(), (*above, path))
+        inherited, base_places = _load(resolved_file(path.parent / base), (*above, path), known)
         merged = merge(merged, inherited)
         _add_places(places, base_places, inherited, merged)
     shown = _shown(path)
@@ -225,6 +177,8 @@ def override(opt: dict, assignments: Iterable[str], places: Places | None = None
             raise ValueError(f'{source}: write it as a.b=value')
         if dotted == '_base_':
             raise ValueError(f'{source}: a file inherits, the command line does not; name the base in the file')
+        if len(sections) > _MOST_SECTIONS:
+            raise ValueError(f'{source[:200]}: there are no sections so deep')
         target = opt
         for section in sections:
             if target.get(section) is None:
@@ -234,7 +188,7 @@ def override(opt: dict, assignments: Iterable[str], places: Places | None = None
             target = target[section]
             if not isinstance(target, dict):
                 raise ValueError(f'{source}: {section} is no section of the options')
-        target[last], lines = _read(text, source)
+        target[last], lines = read(text, source)
         key = (*sections, last)
         places.update({(*key, *below): source for below in lines})
         places.update({key[:end]: source for end in range(1, len(key)) if key[:end] not in places})

@@ -15,6 +15,7 @@ import yaml
 
 from basicsr.options.check import check_options
 from basicsr.options.file import Places, load_options, ordered_yaml, override, place_of, yaml_load
+from basicsr.options.loader import Dumper
 from basicsr.options.paths import missing_arguments, resolve_arguments, resolved
 from basicsr.runs.command_line import make_parser
 from basicsr.runs.user_modules import Entry, import_user_modules, on_command_line
@@ -292,7 +293,7 @@ def check_files(opt: dict) -> None:
 
 def dict2str(opt: dict, indent_level: int = 0) -> str:
     """Options as YAML text, indented by a number of levels."""
-    text = yaml.safe_dump(opt, sort_keys=False, default_flow_style=None, width=120)
+    text = yaml.dump(opt, Dumper=Dumper, sort_keys=False, default_flow_style=None, width=120)
     return textwrap.indent(text, '  ' * indent_level)
 
 

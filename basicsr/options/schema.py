@@ -16,7 +16,7 @@ from pydantic import create_model
 
 from basicsr.options.choices import NameOf, chosen_section, find, is_needed, takes_whole_section
 from basicsr.options.strategies import mistakes, train_options, with_strategies
-from basicsr.options.types import Belongs, FolderName, List, NamePart, Real, Section, Whole, name_fault, option
+from basicsr.options.types import Belongs, Ceiling, FolderName, List, NamePart, Real, Section, Whole, name_fault, option
 from basicsr.utils.registry import STRATEGY_REGISTRY
 
 OWN_MODELS = ('SRModel', 'SwinIRModel', 'MambaIRModel', 'LDTModel')
@@ -80,7 +80,7 @@ class Train(Section):
         'net_d_init_iters': (Whole(0), 'Initial iterations in which net_d alone is trained.'),
     }
 
-    total_iter: Whole(1) = option(None, 'Iterations of the run.')
+    total_iter: Whole(1, ceiling=10**9) = option(None, 'Iterations of the run.')
     warmup_iter: Whole(-1) = option(-1, 'Iterations over which the learning rate rises linearly from zero; -1: none.')
     optim_g: Optimizer = option(None, 'The optimizer, one of torch.optim, and its arguments.')
     scheduler: Scheduler = option(None, 'Learning rate schedule. Default: constant.')
@@ -88,7 +88,7 @@ class Train(Section):
     perceptual_opt: Loss = option(None, 'A loss on features, with or instead of pixel_opt, for example PerceptualLoss.')
     amp: Literal['bf16', 'fp16'] = option(None, 'Mixed precision: networks run in this half-precision type.')
     grad_clip_norm: Real(above=0) = option(None, 'Maximum norm of the gradients; larger ones are scaled down.')
-    accumulate: Whole(1) = option(1, 'Batches whose gradients are accumulated for each step.')
+    accumulate: Whole(1, ceiling=10**6) = option(1, 'Batches whose gradients are accumulated for each step.')
     compile: bool = option(False, 'Compile the network with torch.compile.')
     channels_last: bool = option(False, 'Use the NHWC memory layout, which speeds up half-precision convolutions.')
     max_bad_steps: Whole(0) = option(
@@ -97,9 +97,6 @@ class Train(Section):
 
     @classmethod
     def rules(cls, given: dict[str, Any]) -> Iterator[tuple[str, str]]:
-        betas = (given.get('optim_g') or {}).get('betas')
-        if isinstance(betas, list) and not all(isinstance(beta, int | float) and 0 <= beta < 1 for beta in betas):
-            yield 'optim_g.betas', f'must be numbers of at least 0 and below 1, not {betas!r}'
         scheduler = given.get('scheduler') or {}
         milestones = scheduler.get('milestones')
         if isinstance(milestones, list) and milestones != sorted(milestones):
@@ -172,7 +169,9 @@ class DistParams(Section):
 
     backend: Literal['nccl', 'gloo'] = option('nccl', 'Communication backend; gloo without a GPU.')
     port: Whole(1, 65535) = option(29500, 'Port of the rank 0 process, for Slurm.')
-    timeout: Real(above=0) = option(1800, 'Timeout in seconds when waiting for other processes.')
+    timeout: Annotated[Real(above=0), Ceiling(10**8)] = option(
+        1800, 'Timeout in seconds when waiting for other processes.'
+    )
 
 
 class Options(Section):
@@ -189,7 +188,7 @@ class Options(Section):
     model_type: NameOf('model') = option(
         ..., 'The class that trains and tests: SRModel, MambaIRModel, LDTModel, or one of your own.'
     )
-    scale: Whole(1) = option(None, 'Ratio of the sizes of gt and lq.')
+    scale: Whole(1, ceiling=64) = option(None, 'Ratio of the sizes of gt and lq.')
     num_gpu: Literal['auto'] | Whole(0) = option('auto', 'Number of GPUs to use; 0: the CPU; auto: all available.')
     manual_seed: Whole(0, 2**31 - 1) = option(None, 'Random seed. Default: a random one, which is logged.')
     find_unused_parameters: bool = option(False, 'Distributed: allow weights that do not contribute to the loss.')
@@ -236,9 +235,21 @@ class Options(Section):
                 yield f'compare.{label}', 'is a label in tables and file names: not the name of the test'
             elif fault := name_fault(label):
                 yield f'compare.{label}', fault
+        yield from _loss_rules(given.get('train') or {}, given.get('model_type'))
         if given.get('train'):
             for key, message in mistakes(train_options(given)):
                 yield f'train.{key}', message
+
+
+def _loss_rules(train: dict[str, Any], model: str | None) -> Iterator[tuple[str, str]]:
+    """What the losses of this project's models cannot be; those of users may know what to do with them."""
+    pixel = train.get('pixel_opt')
+    if model not in OWN_MODELS or not isinstance(pixel, dict):
+        return
+    if pixel.get('reduction') == 'none':
+        yield 'train.pixel_opt.reduction', 'none gives a number for each pixel, and training minimises one: mean or sum'
+    if pixel.get('loss_weight') == 0 and not train.get('perceptual_opt'):
+        yield 'train.pixel_opt.loss_weight', 'must be above 0: there is no other loss to train on'
 
 
 def options_section() -> type[Section]:

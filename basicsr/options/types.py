@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import re
 import types
 from collections.abc import Iterable, Iterator
@@ -21,13 +22,38 @@ _WORDS = {
 }
 
 
+LARGEST = 2**63 - 1
+"""The largest whole number that the libraries below can count to."""
+
+
+def is_too_large(value: Any) -> bool:
+    """Whether a whole number is more than libraries can count to."""
+    return isinstance(value, int) and not -LARGEST <= value <= LARGEST
+
+
 def _whole(value: Any) -> Any:
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    value = int(value) if isinstance(value, float) and value.is_integer() else value
+    return 'too large' if is_too_large(value) else value
 
 
-def Whole(least: int | None = None, most: int | None = None) -> Any:
-    """Whole numbers from `least` to `most`; 5e3 counts as one."""
-    return Annotated[(int, BeforeValidator(_whole), *_limits(Ge=least, Le=most))]
+def Ceiling(most: float) -> AfterValidator:
+    """An upper bound far above all that is useful, which is mentioned only where a value is above it.
+
+    It is there so that a slip of the finger is called one at once, instead of ending in a machine without memory.
+    """
+    return AfterValidator(functools.partial(_not_above, most=most))
+
+
+def _not_above(value: float, most: float) -> float:
+    if value > most:
+        raise ValueError(f'must be at most {most}, not {value}')
+    return value
+
+
+def Whole(least: int | None = None, most: int | None = None, ceiling: int | None = None) -> Any:
+    """Whole numbers from `least` to `most`, or to a `Ceiling`; 5e3 counts as one."""
+    last = [] if ceiling is None else [Ceiling(ceiling)]
+    return Annotated[(int, BeforeValidator(_whole), *_limits(Ge=least, Le=most), *last)]
 
 
 def Real(
@@ -250,7 +276,7 @@ def _list_in_words(item: Any, metadata: Iterable[Any]) -> str:
     length = next((data for data in metadata if isinstance(data, limits.Len)), limits.Len())
     if length.min_length and length.min_length == length.max_length:
         return f'a list of {length.min_length} {items}'
-    return f'a list of {items}' + (f', {length.min_length} or more' if length.min_length else '')
+    return f'a list of {length.min_length} or more {items}' if length.min_length else f'a list of {items}'
 
 
 def _interval(metadata: Iterable[Any]) -> str:

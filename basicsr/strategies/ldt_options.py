@@ -42,7 +42,7 @@ class LDTSection(Section):
     granularity: Literal['parameter', 'module'] = option(
         'parameter', "What is one layer: a parameter tensor, or a module's own tensors together."
     )
-    scoring_batches: Whole(1) = option(300, 'Training batches that are scored, over all processes.')
+    scoring_batches: Whole(1, ceiling=10**6) = option(300, 'Training batches that are scored, over all processes.')
     warmup_iter: Annotated[Literal[0], NotYet(above=0)] = option(0, 'Iterations of plain training before the scoring.')
     repartition_every: Whole(1) = option(None, 'Iterations after which the layers are scored and split anew.')
     exchange_every: Whole(1) = option(10, 'Strategy dual: iterations from one exchange of the branches to the next.')

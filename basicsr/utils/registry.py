@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
-_SHORTEST = 3
+_SHORTEST, _LONGEST = 3, 200
+"""Letters of a name for which a near one is looked for."""
 _NESTING = (Union, types.UnionType, Annotated, list, tuple, Sequence, Iterable, Collection)
 
 
@@ -24,7 +25,7 @@ def did_you_mean(name: object, choices: Iterable[str], cutoff: float = 0.7) -> s
     A choice is near if it differs in few letters or in their order, or if `name` abbreviates it: `totl` for
     `total_iter`.
     """
-    name, choices = str(name), list(choices)
+    name, choices = str(name)[:_LONGEST], list(choices)
     near = difflib.get_close_matches(name, choices, n=1, cutoff=cutoff)
     near = near or [choice for choice in choices if sorted(choice) == sorted(name)]
     near = near or [choice for choice in choices if _shortens(name.lower(), choice.lower())]

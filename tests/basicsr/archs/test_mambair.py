@@ -98,7 +98,7 @@ def test_initial_steps_lie_in_their_range():
         ({'resi_connection': '2conv'}, '2conv'),
         ({'embed_dim': 16}, 'at least 30'),
         ({'drop_rates': 0.1}, "no argument 'drop_rates'; did you mean 'drop_rate'"),
-        ({'upsampler': 'pixelshuffle', 'upscale': 5}, 'scale 5'),
+        ({'upsampler': 'pixelshuffle', 'upscale': 5}, 'upscale is a power of two or 3 .*, not 5'),
     ],
 )
 def test_wrong_arguments_are_named(changes, message):

@@ -152,11 +152,15 @@ val:
         ('datasets.train.num_worker_per_gpu=~', 'datasets.train.num_worker_per_gpu: missing; training needs it'),
         ('datasets.train=~', 'datasets.train: missing; there is nothing to train on'),
         ('network_g.type=~', 'network_g.type: missing; it must be one of '),
-        ('network_g.depths=6', 'network_g.depths: must be a list of whole numbers, not 6'),
-        ('network_g.depths=[6, 6.5]', 'network_g.depths: must be a list of whole numbers, not [6, 6.5]'),
+        ('network_g.depths=6', 'network_g.depths: must be a list of 1 or more whole numbers of at least 1, not 6'),
+        (
+            'network_g.depths=[6, 6.5]',
+            'network_g.depths: must be a list of 1 or more whole numbers of at least 1, not [6, 6.5]',
+        ),
         (
             'network_g.img_size=[48, x]',
-            "network_g.img_size: must be a whole number or a list of whole numbers, not [48, 'x']",
+            'network_g.img_size: must be a whole number of at least 1 or a list of 2 whole numbers of at least 1, not '
+            "[48, 'x']",
         ),
         ('network_g.embed_dimm=3', "network_g.embed_dimm: unknown option; did you mean 'embed_dim'?"),
         ('train.total_iter=~', 'train.total_iter: missing; training needs it'),
@@ -169,13 +173,19 @@ val:
         ('train.optim_g.type=Adamm', "did you mean 'Adam'?"),
         ('train.optim_g.lr=~', 'train.optim_g.lr: missing; it must be a number above 0'),
         ('train.optim_g.lr=fast', "train.optim_g.lr: must be a number above 0, not 'fast'"),
-        ('train.optim_g.betas=[0.9]', 'train.optim_g.betas: must be a list of 2 numbers, not [0.9]'),
-        ('train.optim_g.betas=[0.9, 1.1]', 'train.optim_g.betas: must be numbers of at least 0 and below 1'),
+        (
+            'train.optim_g.betas=[0.9]',
+            'train.optim_g.betas: must be a list of 2 numbers of at least 0 and below 1, not [0.9]',
+        ),
+        (
+            'train.optim_g.betas=[0.9, 1.1]',
+            'train.optim_g.betas: must be a list of 2 numbers of at least 0 and below 1',
+        ),
         ('train.optim_g.beta=1', "train.optim_g.beta: unknown option; did you mean 'betas'?"),
         ('train.scheduler.type=StepLR', "train.scheduler.type: 'StepLR' is no scheduler; there are Cosine"),
         ('train.scheduler.restart_weights=[1]', 'restart_weights: must have as many numbers as periods, 2, not 1'),
         ('train.scheduler.restart_weights=~', 'restart_weights: must have as many numbers as periods, 2, not 1'),
-        ('train.scheduler.periods=~', 'train.scheduler.periods: missing; it must be a list of whole numbers'),
+        ('train.scheduler.periods=~', 'train.scheduler.periods: missing; it must be a list of 1 or more whole numbers'),
         (
             'train.scheduler={type: MultiStepLR, milestones: [4, 2]}',
             'train.scheduler.milestones: must ascend, not [4, 2]',
@@ -235,9 +245,9 @@ def test_all_mistakes_come_at_once_with_the_file_and_the_line_of_each(file):
     assert [re.sub(r'\[/\S*/', '[', line) for line in text.splitlines()] == [
         'the options have 5 mistakes:',
         '  scale: must be a whole number of at least 1, not 0 [base.yml, line 3]',
-        "  network_g.upscale: must be a whole number, not 'two' [base.yml, line 10]",
+        "  network_g.upscale: must be a whole number of at least 1, not 'two' [base.yml, line 10]",
         "  train.optim_g.lr: must be a number above 0, not 'x' [--set train.optim_g.lr=x]",
-        "  train.pixel_opt.loss_weight: must be a number, not 'heavy' [top.yml, line 7]",
+        "  train.pixel_opt.loss_weight: must be a number of at least 0, not 'heavy' [top.yml, line 7]",
         "  train.totl: unknown option; did you mean 'total_iter'? [--set train.totl=4]",
     ]
 
