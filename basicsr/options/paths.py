@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,18 @@ from basicsr.options.choices import find, path_arguments
 from basicsr.options.schema import options_section
 from basicsr.options.types import Section, fields_of, is_section, sections_by_name, users_key
 
+_LONGEST_PATH, _LONGEST_PART = 4000, 255
+
 
 def resolved(root: Path, path: str, option: str) -> str:
     """`path`, relative to `root` unless it is absolute.
 
     Raises:
-        ValueError: It begins with `~user`, and there is no such user; the message names `option`.
+        ValueError: No file can have that name, or it begins with `~user`, and there is no such user; the message names
+            `option`.
     """
+    if '\0' in path or len(path) > _LONGEST_PATH or any(len(part.encode()) > _LONGEST_PART for part in path.split('/')):
+        raise ValueError(f'{option}: {reprlib.repr(path)} is too long, or holds a NUL, and so names no file')
     try:
         return str(root / Path(path).expanduser())
     except RuntimeError as error:

@@ -9,15 +9,25 @@ from typing import Any
 
 import torch
 
+from basicsr.archs import build_network
 from basicsr.data.loaders import loader_beside_the_training, prefetcher
 from basicsr.evaluation import build_loaders, build_networks, compared
 from basicsr.models import build_model
 from basicsr.models.in_words import network_in_words
 from basicsr.options.blame import blamed, described, raised_by
-from basicsr.options.pretraining import check_product, command_line_of, option_file, untrained, without_data_to_be_made
+from basicsr.options.pretraining import (
+    check_product,
+    command_line_of,
+    is_same_file,
+    option_file,
+    untrained,
+    without_data_to_be_made,
+)
 from basicsr.options.resolve import check_files, parse_options, trained_first
+from basicsr.options.schema import OWN_MODELS
 from basicsr.rehearsal.trial import READERS, Rehearsal
 from basicsr.runs.aside import quietly, random_numbers_kept
+from basicsr.runs.checkpoint import differences_to
 from basicsr.runs.shortages import shortage_of
 
 
@@ -78,8 +88,9 @@ def try_pretrainings(
     for option, section in trained_first(rehearsal.opt).items():
         before = command_line_of(section, args)
         file, here = option_file(before.opt, root_path), f'{option}.pretrain_opt: {before.opt}'
-        if file in above:
-            way = ' → '.join(path.name for path in (*above[above.index(file) :], file))
+        again = next((index for index, path in enumerate(above) if is_same_file(path, file)), None)
+        if again is not None:
+            way = ' → '.join(path.name for path in (*above[again:], file))
             rehearsal.add(ValueError(f'{here} leads to itself, so that nothing can be trained first: {way}'))
             continue
         with rehearsal.trying(here), random_numbers_kept(), quietly():
@@ -87,13 +98,40 @@ def try_pretrainings(
                 opt, _ = parse_options(root_path, True, before)
             except (ValueError, OSError, ImportError) as error:
                 raise ValueError(f'{here}: {described(error)}') from error
-            check_product(option, section, opt)
+            check_product(option, section, opt, rehearsal.opt)
             if file not in tried:
                 tried.add(file)
                 first = Rehearsal(without_data_to_be_made(opt, root_path)[0], here)
                 try_pretrainings(first, root_path, before, above)
                 try_from_scratch(first)
                 rehearsal.take(first)
+                if not first.mistakes:
+                    _check_fit(option, section, opt, rehearsal.opt)
+
+
+def _check_fit(option: str, section: Mapping[str, Any], before: dict, opt: dict) -> None:
+    """Make sure that a network can load what a training makes for it.
+
+    Args:
+        option: Of the section: `path`, or `compare.<label>`.
+        section: What stands there.
+        before: The options of that training.
+        opt: Those of the run that needs its weights.
+
+    Raises:
+        ValueError: Names or shapes differ.
+    """
+    own = section.get('network_g') or opt['network_g']
+    ours = before['model_type'] in OWN_MODELS and opt['model_type'] in OWN_MODELS
+    if not ours or own == before['network_g'] or not section.get('strict_load_g', True):
+        return
+    differences = differences_to(build_network(own), build_network(before['network_g']).state_dict())
+    if differences:
+        more = f' and {len(differences) - 3} more' if len(differences) > 3 else ''
+        raise ValueError(
+            f'{option}.pretrain_opt: {section["pretrain_opt"]} trains a network whose weights do not fit: '
+            f'{"; ".join(differences[:3])}{more}'
+        )
 
 
 def try_from_scratch(rehearsal: Rehearsal) -> None:

@@ -528,6 +528,86 @@ def test_a_chain_that_makes_another_file(folder):
             assert 'is not what' in mistakes(folder, **changes)[0]
 
 
+@pytest.mark.parametrize('link', ['symbolic', 'hard', 'dots'])
+def test_a_chain_that_leads_to_itself_by_another_name(folder, link):
+    write(folder, 'before.yml', **pretrained(folder, name='before'))
+    other = folder / 'other.yml'
+    if link == 'symbolic':
+        other.symlink_to('before.yml')
+    elif link == 'hard':
+        other.hardlink_to(folder / 'before.yml')
+    else:
+        other = folder / 'val' / '..' / 'before.yml'
+    write(folder, 'before.yml', **{**pretrained(folder, name='before'), 'path__pretrain_opt': str(other)})
+    if link == 'hard':
+        assert other.samefile(folder / 'before.yml')
+    before = everything(folder)
+    for attempt in (check, train):
+        with pytest.raises(ValueError) as error:
+            attempt(folder, **pretrained(folder))
+        text = str(error.value)
+        assert text.count('leads to itself, so that nothing can be trained first: ') == 1
+    assert everything(folder) == before, 'nothing is trained'
+
+
+def test_a_chain_of_three_that_comes_back(folder):
+    experiments = folder / 'experiments'
+    names = ['before', 'second', 'third']
+    for name, following in zip(names, [*names[1:], 'before'], strict=True):
+        chain = {
+            'path__pretrain_network_g': str(experiments / following / 'models' / 'net_g_latest.pth'),
+            'path__pretrain_opt': str(folder / f'{following}.yml'),
+        }
+        write(folder, f'{name}.yml', name=name, **chain)
+    (line,) = mistakes(folder, **pretrained(folder))
+    assert 'leads to itself' in line and line.endswith('before.yml → second.yml → third.yml → before.yml')
+
+
+@pytest.mark.parametrize(
+    ('changes', 'number', 'is_made'),
+    [
+        ({'train__total_iter': 8, 'logger__keep_checkpoints': 2}, '2', False),
+        ({'train__total_iter': 8, 'logger__keep_checkpoints': 2}, '4', False),
+        ({'train__total_iter': 8, 'logger__keep_checkpoints': 2}, '6', True),
+        ({'train__total_iter': 8, 'logger__keep_checkpoints': 2}, '8', True),
+        ({}, '02', False),
+        ({}, '²', False),
+        ({'datasets__val': None}, 'best', False),
+        ({'logger__save_best': None}, 'best', False),
+        ({}, 'latest', True),
+    ],
+)
+def test_which_files_a_training_leaves(folder, changes, number, is_made):
+    write(folder, 'before.yml', name='before', **changes)
+    wanted = folder / 'experiments' / 'before' / 'models' / f'net_g_{number}.pth'
+    chain = {**pretrained(folder), 'path__pretrain_network_g': str(wanted)}
+    if is_made:
+        check(folder, **chain)
+    else:
+        (line,) = mistakes(folder, **chain)
+        assert line.startswith(f'path.pretrain_network_g: {wanted} is not what {folder}/before.yml makes')
+
+
+def test_weights_that_a_training_makes_for_another_network_or_key(folder):
+    write(folder, 'before.yml', name='before', network_g__num_feat=4)
+    (line,) = mistakes(folder, **pretrained(folder))
+    assert line.startswith(f'path.pretrain_opt: {folder}/before.yml trains a network whose weights do not fit: ')
+    assert 'conv_first.weight' in line
+    check(folder, **pretrained(folder), path__strict_load_g=False)
+    write(folder, 'before.yml', name='before')
+    (line,) = mistakes(folder, **pretrained(folder), path__param_key_g='params_ema')
+    assert line == f"path.param_key_g: {folder}/before.yml makes no weights under 'params_ema', but params"
+    write(folder, 'before.yml', name='before', train__ema_decay=0.9)
+    check(folder, **pretrained(folder), path__param_key_g='params_ema')
+
+
+def test_a_training_in_the_folder_of_the_run_that_needs_it(folder):
+    write(folder, 'before.yml', name='small')
+    wanted = folder / 'experiments' / 'small' / 'models' / 'net_g_latest.pth'
+    (line,) = mistakes(folder, **{**pretrained(folder), 'path__pretrain_network_g': str(wanted)})
+    assert line.startswith(f'path.pretrain_opt: {folder}/before.yml writes into {folder}/experiments/small, which is ')
+
+
 def test_training_states(folder):
     train(folder)
     states = folder / 'experiments' / 'small' / 'training_states'
