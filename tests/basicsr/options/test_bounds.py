@@ -9,10 +9,13 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types as limits
 import pytest
+import torch
 import yaml
 
 import basicsr.data
 import basicsr.models  # noqa: F401  registers what option files name
+from basicsr.data.data_sampler import EnlargedSampler
+from basicsr.models.optimizing import Optimizing
 from basicsr.options.check import check_options
 from basicsr.options.choices import CHOICES, arguments_of, find
 from basicsr.options.file import load_options
@@ -332,3 +335,26 @@ def test_a_number_beyond_all_counting_is_called_too_large(mistake):
     assert 'is too large a number' in mistake('train.total_iter=' + '9' * 5000)
     assert 'is too large a number' in mistake('train.optim_g.lr=1e400')
     assert 'is too small a number: it would be 0' in mistake('train.optim_g.eps=1e-400')
+
+
+def test_an_epoch_has_an_end():
+    with pytest.raises(ValueError, match=r'dataset_enlarge_ratio 1000000 makes epochs of 1,000,000,000 samples'):
+        EnlargedSampler(range(1000), 1, 0, ratio=10**6)
+    assert len(EnlargedSampler(range(1000), 1, 0, ratio=1000)) == 10**6
+
+
+def test_an_optimizer_that_needs_a_gpu():
+    weights = [torch.nn.Parameter(torch.zeros(2))]
+    with pytest.raises(ValueError, match=r'train\.optim_g\.capturable: needs a GPU; leave it out'):
+        Optimizing().get_optimizer('Adam', weights, 1e-3, capturable=True)
+    groups = [{'params': weights, 'lr': 0.5}]
+    assert Optimizing().get_optimizer('Adam', groups, 1e-3).param_groups[0]['lr'] == 0.5
+
+
+@pytest.mark.parametrize('value', ['"a\\0b"', 'x' * 300, 'a/' * 3000])
+@pytest.mark.parametrize(
+    'option', ['path.pretrain_network_g', 'path.output_root', 'datasets.train.dataroot_gt', 'path.resume_state']
+)
+def test_paths_that_name_no_file(mistake, option, value):
+    text = mistake(f'{option}={value}')
+    assert text.startswith(f'{option}: ') and text.endswith('so names no file') and len(text) < 200
