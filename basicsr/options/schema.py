@@ -235,21 +235,13 @@ class Options(Section):
                 yield f'compare.{label}', 'is a label in tables and file names: not the name of the test'
             elif fault := name_fault(label):
                 yield f'compare.{label}', fault
-        yield from _loss_rules(given.get('train') or {}, given.get('model_type'))
+        train = given.get('train') or {}
+        nothing_else = given.get('model_type') in OWN_MODELS and not train.get('perceptual_opt')
+        if nothing_else and (train.get('pixel_opt') or {}).get('loss_weight') == 0:
+            yield 'train.pixel_opt.loss_weight', 'must be above 0: there is no other loss to train on'
         if given.get('train'):
             for key, message in mistakes(train_options(given)):
                 yield f'train.{key}', message
-
-
-def _loss_rules(train: dict[str, Any], model: str | None) -> Iterator[tuple[str, str]]:
-    """What the losses of this project's models cannot be; those of users may know what to do with them."""
-    pixel = train.get('pixel_opt')
-    if model not in OWN_MODELS or not isinstance(pixel, dict):
-        return
-    if pixel.get('reduction') == 'none':
-        yield 'train.pixel_opt.reduction', 'none gives a number for each pixel, and training minimises one: mean or sum'
-    if pixel.get('loss_weight') == 0 and not train.get('perceptual_opt'):
-        yield 'train.pixel_opt.loss_weight', 'must be above 0: there is no other loss to train on'
 
 
 def options_section() -> type[Section]:

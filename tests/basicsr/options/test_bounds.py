@@ -200,7 +200,6 @@ def test_schedulers(mistake, section, key):
 OTHERS = [
     *[(f'train.total_iter={value}', 'train.total_iter') for value in (0, -1, 1.5, '10k', 'true', 10**400, '1e18')],
     *[('train.total_iter=.inf', 'train.total_iter'), ('train.total_iter=.nan', 'train.total_iter')],
-    ('train.pixel_opt.reduction=none', 'train.pixel_opt.reduction'),
     ('train.pixel_opt.reduction=men', 'train.pixel_opt.reduction'),
     ('train.pixel_opt.loss_weight=-1', 'train.pixel_opt.loss_weight'),
     ('train.pixel_opt.loss_weight=0', 'train.pixel_opt.loss_weight'),
