@@ -18,8 +18,9 @@ from basicsr.options.blame import names_option
 from basicsr.results.plots import crop_sheet, most_detailed_crop
 from basicsr.results.scores import Results, Scores
 from basicsr.results.tables import result_files, summary
-from basicsr.utils.img_util import tensor2img
+from basicsr.utils.img_util import imfrombytes, tensor2img
 from basicsr.utils.logger import get_root_logger, not_essential
+from basicsr.utils.misc import read_file
 from basicsr.utils.registry import MODEL_REGISTRY
 
 _CROP = 96
@@ -238,9 +239,10 @@ def _crops(results: Results, loaders: list[Any], pictures: str, path: str) -> bo
         cells = []
         for label in results.networks:
             scores = results.scores[label][domain].get(name, {})
-            picture = cv2.imread(os.path.join(pictures, domain, f'{name}_{label}.png'))
-            if picture is None:  # of a model that writes its pictures elsewhere, or none
+            file = os.path.join(pictures, domain, f'{name}_{label}.png')
+            if not os.path.isfile(file):  # of a model that writes its pictures elsewhere, or none
                 break
+            picture = imfrombytes(read_file(file))
             cells.append((picture[window], ', '.join(f'{metric} {value:.2f}' for metric, value in scores.items())))
         if len(cells) == len(results.networks):
             rows.append((f'{domain}\n{name}', [*cells, (gt[window], '')]))

@@ -238,6 +238,8 @@ class Partition:
     @classmethod
     def load(cls, path: str | os.PathLike) -> Partition:
         """Read a file written by `save`; a broken one raises a ValueError that names it."""
+        if Path(path).exists() and not Path(path).is_file():  # a pipe might never end
+            raise ValueError(f'{path} holds no partition: it is no file')
         try:
             return cls.from_json(Path(path).read_text())
         except ValueError as error:

@@ -95,14 +95,14 @@ def crop_sheet(
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     axes = figure.subplots(len(rows), len(column_titles), squeeze=False, height_ratios=heights)
     for axes_row, row, (label, _) in zip(axes, grid, rows, strict=True):
-        axes_row[0].set_ylabel(label, fontsize=9)
+        axes_row[0].set_ylabel(label, fontsize=9, parse_math=False)
         for cell, (img, caption) in zip(axes_row, row, strict=True):
             cell.imshow(cv2.cvtColor(img, cv2.COLOR_BGR2RGB))
             cell.set(xticks=[], yticks=[])
             cell.spines[:].set_visible(False)
             cell.set_xlabel(caption, fontsize=8, labelpad=2)
     for cell, title in zip(axes[0], column_titles, strict=True):
-        cell.set_title(title, fontsize=10, pad=4)
+        cell.set_title(title, fontsize=10, pad=4, parse_math=False)
     save_figure(figure, path, dpi=200, bbox_inches='tight', pad_inches=0.05)
 
 
@@ -275,6 +275,12 @@ def _figure(**options: Any) -> Figure:
 def save_figure(figure: Figure, path: str | os.PathLike, **options) -> None:
     """Writes a figure as PNG through a temporary file, so that `path` is never half written."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):  # names of files need not be UTF-8
+        shown = text.get_text().encode(errors='backslashreplace').decode()
+        if shown != text.get_text():
+            text.set_text(shown)
 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

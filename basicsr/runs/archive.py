@@ -10,8 +10,7 @@ import io
 import os
 import pickle
 import zipfile
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 _FOLDER = 0x10
 """In an entry's attributes: a folder, of which torch reads nothing."""
@@ -22,16 +21,16 @@ _ITEMSIZE = {
 """Bytes of an element in torch's storages, by their names; 1 in all others."""
 
 
-def check_archive(path: str | os.PathLike) -> None:
+def check_archive(file: BinaryIO) -> None:
     """Verify the directory and the checksums of a zip archive that torch wrote, and the sizes of its storages.
 
     Raises:
         ValueError: It is compressed, or claims what it does not hold.
         Exception: Whatever a parser comes up with for other damage.
     """
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
-        _check_directory(entries, Path(path).stat().st_size)
+        _check_directory(entries, os.fstat(file.fileno()).st_size)
         damaged = archive.testzip()
         if damaged is not None:
             raise ValueError(f'{damaged} is damaged')

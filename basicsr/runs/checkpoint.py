@@ -18,8 +18,7 @@ from torch import Tensor
 from basicsr.runs.archive import check_archive
 from basicsr.runs.file_kind import is_safetensors, other_kind
 from basicsr.runs.weights import differences_to, find_weights, load_weights
-from basicsr.utils.file_client import kind_of_path
-from basicsr.utils.misc import is_out_of_memory, sizeof_fmt
+from basicsr.utils.misc import file_fault, is_out_of_memory, sizeof_fmt
 
 __all__ = [
     'differences_to', 'find_weights', 'load_checkpoint', 'load_weights', 'prune_checkpoints', 'save_checkpoint',
@@ -87,9 +86,10 @@ def load_checkpoint(path: str | os.PathLike, map_location: Any = 'cpu') -> Any:
         ImportError: It is a safetensors file, and the package that reads these is not installed.
     """
     try:
-        kind = kind_of_path(path)
-        if kind != 'a file':
-            raise FileNotFoundError(f'there is no checkpoint {path}' + (f': it is {kind}' if kind else ''))
+        if fault := file_fault(path):
+            raise FileNotFoundError(
+                f'there is no checkpoint {path}' + (f': it is {fault}' if fault != 'absent' else '')
+            )
         instead = other_kind(path)
         content = None if instead else _read(path, map_location)
     except (FileNotFoundError, ImportError):
@@ -104,9 +104,11 @@ def load_checkpoint(path: str | os.PathLike, map_location: Any = 'cpu') -> Any:
 def _read(path: str | os.PathLike, map_location: Any) -> Any:
     if is_safetensors(path):
         return _read_safetensors(Path(path))
-    if zipfile.is_zipfile(path):  # otherwise torch's format before 1.6, which has no checksums
-        check_archive(path)
-    content = torch.load(path, map_location=map_location, weights_only=True)
+    with open(path, 'rb') as file:
+        if zipfile.is_zipfile(file):  # otherwise torch's format before 1.6, which has no checksums
+            check_archive(file)
+        file.seek(0)
+        content = torch.load(file, map_location=map_location, weights_only=True)
     _check_tensors(content)
     return content
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-import cv2
 import torch
 
 import ldt
@@ -12,7 +11,9 @@ from basicsr.results.plots import plot_layer_scores
 from basicsr.strategies.ldt_options import LDTSection
 from basicsr.strategies.strategy import Setting
 from basicsr.utils.dist_util import master_only
+from basicsr.utils.img_util import imfrombytes
 from basicsr.utils.logger import get_root_logger, not_essential
+from basicsr.utils.misc import read_file
 
 
 def partition_files(partition: ldt.Partition, folder: str | None) -> dict[str, str]:
@@ -79,8 +80,8 @@ def _show(branches: ldt.Decomposition, files: dict[str, str], setting: Setting, 
     writer, partition = setting.writer(), branches.partition
     if writer is None:
         return
-    plot = cv2.imread(files['layer scores']) if 'layer scores' in files else None
-    if plot is not None:
+    if os.path.isfile(files.get('layer scores', '')):
+        plot = imfrombytes(read_file(files['layer scores']))
         writer.add_image('ldt/layer_scores', plot[..., ::-1].copy(), iteration, dataformats='HWC')
     for group, layers in (('stable', partition.stable_layers), ('unstable', partition.unstable_layers)):
         decays = torch.tensor([branches.decay[names[0]] for names in layers.values()])

@@ -2,45 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Sequence
 from pathlib import Path
 
 from basicsr.utils.lmdb_util import check_lmdb, read_lmdb
-
-_KINDS = (
-    (stat.S_ISREG, 'a file'), (stat.S_ISDIR, 'a folder'), (stat.S_ISFIFO, 'a named pipe'), (stat.S_ISSOCK, 'a socket'),
-)  # fmt: skip
-
-
-def kind_of_path(path: str | os.PathLike) -> str:
-    """What lies at `path`, links followed: 'a file', 'a folder', 'a named pipe', 'a socket', 'a device', or ''.
-
-    Raises:
-        ValueError: No file can have this name.
-        OSError: It cannot be looked at.
-    """
-    try:
-        mode = os.stat(path).st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        return ''
-    except ValueError as error:  # a NUL, or letters that the system's encoding does not have
-        raise ValueError(f'{str(path)!r} is no name of a file: {error}') from error
-    return next((name for is_it, name in _KINDS if is_it(mode)), 'a device')
-
-
-def read_file(path: str | os.PathLike) -> bytes:
-    """The bytes of a file. Pipes and devices, which might never end, are refused.
-
-    Raises:
-        FileNotFoundError, OSError: It is not there, or cannot be read.
-        ValueError: It is no file.
-    """
-    kind = kind_of_path(path)
-    if kind not in ('a file', ''):
-        raise ValueError(f'{str(path)!r} is {kind}, where a file is needed')
-    return Path(path).read_bytes()
+from basicsr.utils.misc import read_file
 
 
 class FileClient:

@@ -188,17 +188,22 @@ def imwrite(
         auto_mkdir: Create the folder if it is missing.
 
     Raises:
-        OSError: OpenCV could not write the file.
+        OSError: It could not be encoded or written.
     """
     path = Path(file_path)
-    if auto_mkdir:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        written, reason = cv2.imwrite(str(path), img, list(params or [])), 'is the folder there and writable?'
+    try:  # not cv2.imwrite, which a name that is not UTF-8 kills
+        encoded, content = cv2.imencode(path.suffix, img, list(params or []))
     except cv2.error as error:
-        written, reason = False, error.err
-    if not written:
-        raise OSError(f'could not write the picture {str(path)!r}: {reason}')
+        raise OSError(f'could not write the picture {str(path)!r}: {error.err}') from error
+    if not encoded:
+        raise OSError(f'could not write the picture {str(path)!r}: OpenCV cannot encode it')
+    try:
+        if auto_mkdir:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, 'strerror', None) or error
+        raise OSError(f'could not write the picture {str(path)!r}: {reason}') from error
 
 
 def crop_border(imgs: np.ndarray | list[np.ndarray], crop_border: int) -> np.ndarray | list[np.ndarray]:

@@ -135,7 +135,7 @@ class _LogFile(WatchedFileHandler):
     """The text log, which is made again where it was deleted, and which need not be written."""
 
     def __init__(self, file: str) -> None:
-        super().__init__(file, 'a', encoding='utf-8', delay=True)
+        super().__init__(file, 'a', encoding='utf-8', delay=True, errors='backslashreplace')
 
     def emit(self, record: logging.LogRecord) -> None:
         try:

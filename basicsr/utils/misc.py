@@ -7,6 +7,7 @@ import logging
 import os
 import random
 import re
+import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -131,16 +132,35 @@ def _holds(question: Callable[[], bool]) -> bool:
 
 def file_fault(path: str | os.PathLike) -> str:
     """Why there is no file to read at `path`, in a few words; '' where there is one."""
-    if os.path.isfile(path):
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        is_link = os.path.islink(path)
+        return f'a link to {os.readlink(path)}, which is not there' if is_link else 'absent'
+    except OSError as error:
+        is_loop = error.errno == errno.ELOOP and os.path.islink(path)
+        return (
+            f'a link to {os.readlink(path)}, which leads back to itself'
+            if is_loop
+            else f'out of reach: {error.strerror}'
+        )
+    except ValueError:  # a NUL, or letters that the system's encoding does not have
+        return 'absent: no file can have this name'
+    if stat.S_ISREG(mode):
         return ''
-    if os.path.isdir(path):
-        return 'a folder'
-    if os.path.exists(path):
-        return 'no file, but a pipe, a socket or a device'
-    if not os.path.islink(path):
-        return 'absent'
-    is_loop = os.path.islink(os.path.realpath(path))  # as far as it can be followed
-    return f'a link to {os.readlink(path)}, which {"leads back to itself" if is_loop else "is not there"}'
+    return 'a folder' if stat.S_ISDIR(mode) else 'no file, but a pipe, a socket or a device'
+
+
+def read_file(path: str | os.PathLike) -> bytes:
+    """The bytes of a file. A pipe or a device, which might never end, is refused.
+
+    Raises:
+        FileNotFoundError: There is no file.
+        OSError: It cannot be read.
+    """
+    if fault := file_fault(path):
+        raise FileNotFoundError(f'{str(path)!r} is {fault}')
+    return Path(path).read_bytes()
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -148,7 +168,7 @@ def write_text(path: str | Path, text: str) -> None:
     path = Path(path)
     temporary = path.with_name(path.name + '.tmp')
     try:
-        temporary.write_text(text, encoding='utf-8')
+        temporary.write_text(text, encoding='utf-8', errors='backslashreplace')  # names of files need not be UTF-8
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

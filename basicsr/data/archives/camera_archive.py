@@ -14,6 +14,7 @@ from basicsr.data.archives.camera_sets import SIDES, SPLITS, CameraSet, Named
 from basicsr.data.data_util import IMG_EXTENSIONS
 from basicsr.runs.threads import in_threads
 from basicsr.utils.img_util import imfrombytes
+from basicsr.utils.misc import read_file
 
 FAULTS = {
     'unnamed': "pictures whose names are no known camera's",
@@ -175,7 +176,7 @@ def _look_at(pair: Pair, scale: int) -> tuple[str, str]:
     shapes, digest = [], ''
     for path in (pair.LR, pair.HR):
         try:
-            content = path.read_bytes()
+            content = read_file(path)
             shapes.append(imfrombytes(content, 'unchanged').shape[:2])
         except (OSError, ValueError) as error:
             return 'unreadable', f'{path}: {error}'

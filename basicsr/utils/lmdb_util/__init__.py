@@ -21,6 +21,8 @@ import numpy as np
 from tqdm import tqdm
 
 from basicsr.utils.img_util import imfrombytes
+from basicsr.utils.lmdb_util.pages import check_lmdb_file
+from basicsr.utils.misc import file_fault, read_file
 
 META_INFO = 'meta_info.txt'
 _CHUNK = 64
@@ -29,6 +31,8 @@ _LONGEST_KEY = 511
 
 # LMDB allows each environment only once per process, and none inherited by a fork. So data sets share them.
 _environments: dict[str, Any] = {}
+_needed: dict[tuple[str, int, int], int] = {}
+"""By (file, size, time) of those that were looked at, the size that they need; forked workers need not look again."""
 _lock = threading.Lock()
 
 
@@ -62,7 +66,7 @@ def check_lmdb(folder: str | Path, option: str) -> None:
     Raises:
         ImportError: The package lmdb is not installed.
         FileNotFoundError: The folder, its data or its list of pictures is missing.
-        ValueError: Its name does not end in .lmdb.
+        ValueError: Its name does not end in .lmdb; or it is truncated or damaged.
     """
     folder = Path(folder)
     if folder.suffix != '.lmdb':
@@ -71,12 +75,32 @@ def check_lmdb(folder: str | Path, option: str) -> None:
             'scripts/data_preparation/create_lmdb.py makes one of a folder of pictures'
         )
     for path, what in ((folder, 'no folder'), (folder / 'data.mdb', 'no LMDB'), (folder / META_INFO, 'no list')):
-        if not path.exists():
+        fault = file_fault(path) if path != folder else '' if path.is_dir() else file_fault(path) or 'a file'
+        if fault:
+            it_is = '' if fault == 'absent' else f' (it is {fault})'
             raise FileNotFoundError(
-                f'{option}: there is {what} {str(path)!r}; scripts/data_preparation/create_lmdb.py makes an LMDB of a '
-                'folder of pictures'
+                f'{option}: there is {what} {str(path)!r}{it_is}; scripts/data_preparation/create_lmdb.py makes an '
+                'LMDB of a folder of pictures'
             )
     _lmdb()
+    _size_needed(os.path.realpath(folder))
+
+
+def _size_needed(folder: str) -> int:
+    """How many bytes the database has, once it was looked at.
+
+    Raises:
+        ValueError: It is truncated or damaged.
+    """
+    file = os.path.join(folder, 'data.mdb')
+    about = os.stat(file)
+    key = file, about.st_size, about.st_mtime_ns
+    if key not in _needed:
+        try:
+            _needed[key] = check_lmdb_file(file)
+        except ValueError as error:
+            raise ValueError(f'{file!r} cannot be opened as an LMDB: {error}; copy or make it again') from error
+    return _needed[key]
 
 
 def lmdb_keys(folder: str | Path, option: str) -> list[str]:
@@ -87,7 +111,7 @@ def lmdb_keys(folder: str | Path, option: str) -> list[str]:
     """
     check_lmdb(folder, option)
     path = Path(folder) / META_INFO
-    lines = [line.strip() for line in path.read_text(encoding='utf-8-sig').splitlines()]
+    lines = [line.strip() for line in path.read_text(encoding='utf-8-sig', errors='surrogateescape').splitlines()]
     keys = [os.path.splitext(line.rsplit(' (', 1)[0])[0] for line in lines if line]
     if not keys:
         raise ValueError(f'{option}: {str(path)!r} names no pictures')
@@ -109,15 +133,26 @@ def read_lmdb(folder: str | Path, key: str) -> bytes:
         if folder not in _environments:
             _environments[folder] = _opened(folder)
         environment = _environments[folder]
-    with environment.begin() as transaction:
-        content = transaction.get(key.encode())
+    _size_needed(folder)  # it may have changed
+    lmdb = _lmdb()
+    try:
+        with environment.begin() as transaction:
+            content = transaction.get(_encoded_key(key))
+    except lmdb.Error as error:
+        raise ValueError(f'cannot read {key!r} of the LMDB {folder!r}: {error}; make it again') from error
     if content is None:
         raise FileNotFoundError(f'the LMDB {folder!r} has no key {key!r}, though {META_INFO} or an option names it')
     return content
 
 
+def _encoded_key(key: str) -> bytes:
+    """As the name of a file, which need not be UTF-8."""
+    return key.encode(errors='surrogateescape')
+
+
 def _opened(folder: str) -> Any:
     lmdb = _lmdb()
+    _size_needed(folder)
     try:
         return lmdb.open(folder, readonly=True, lock=False, readahead=False, meminit=False, create=False)
     except lmdb.Error as error:
@@ -151,7 +186,7 @@ def make_lmdb(files: dict[str, Path], output: str | Path, compress: int | None =
         raise ValueError('there are no pictures to write')
     if compress is not None and not 0 <= compress <= 9:
         raise ValueError(f'the PNG compression is 0 to 9, not {compress}')
-    long = [key for key in files if len(key.encode()) > _LONGEST_KEY]
+    long = [key for key in files if len(_encoded_key(key)) > _LONGEST_KEY]
     if long:
         raise ValueError(f'LMDB takes keys of at most {_LONGEST_KEY} bytes; rename {str(files[long[0]])!r}')
     lmdb = _lmdb()
@@ -172,9 +207,9 @@ def make_lmdb(files: dict[str, Path], output: str | Path, compress: int | None =
 def _fill(environment: Any, files: dict[str, Path], meta_info: Path, compress: int | None, workers: int) -> None:
     encoded = _encoded(files, compress, workers)
     progress = tqdm(total=len(files), unit='image', disable=None)  # None: no bar without a terminal
-    with open(meta_info, 'w', encoding='utf-8') as lines, progress:
+    with open(meta_info, 'w', encoding='utf-8', errors='surrogateescape') as lines, progress:
         while chunk := list(islice(encoded, _CHUNK)):
-            _put(environment, [(key.encode(), content) for key, content, _ in chunk])
+            _put(environment, [(_encoded_key(key), content) for key, content, _ in chunk])
             lines.writelines(f'{key}.png {description}\n' for key, _, description in chunk)
             progress.update(len(chunk))
 
@@ -210,7 +245,7 @@ def _encoded(files: dict[str, Path], compress: int | None, workers: int) -> Iter
 
 
 def _as_png(path: Path, compress: int | None) -> tuple[bytes, str]:
-    content = path.read_bytes()
+    content = read_file(path)
     keep = compress is None and path.suffix.lower() == '.png'
     # Re-encoded pictures lose alpha and are turned upright, as the data sets would do when reading the file.
     try:
