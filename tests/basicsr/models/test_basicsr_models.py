@@ -190,11 +190,12 @@ def same(one, other, where=''):
 
 
 def experiment(folder, name):
-    """All checkpoints and training states of a run by file name, but for the length of its log."""
+    """All checkpoints and training states of a run by file name, but for the length of its log and its options."""
     files = {}
     for file in [*(folder / 'experiments' / name).rglob('*.pth'), *(folder / 'experiments' / name).rglob('*.state')]:
         files[file.name] = load_checkpoint(file)
-        files[file.name].pop('log_position', None)
+        for key in ('log_position', 'options'):  # the options hold the run's name
+            files[file.name].pop(key, None)
     return files
 
 

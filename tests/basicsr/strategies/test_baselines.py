@@ -390,9 +390,8 @@ def test_a_run_that_goes_on_ends_as_the_whole_one(folder, logged, monkeypatch, n
         assert 'averaged span begins at iteration 4' in texts and 'averaged span ends at iteration 4' in texts
     for iteration in killed:
         states = folder / 'experiments' / name / 'training_states'
-        again = run(
-            folder, f'{name}_{iteration}', **changes, **start, path__resume_state=str(states / f'{iteration}.state')
-        )
+        from_there = {'path__resume_state': str(states / f'{iteration}.state'), 'path__resume_another_run': True}
+        again = run(folder, f'{name}_{iteration}', **changes, **start, **from_there)
         assert same(again[0], weights), iteration
         for key in ('strategy', 'optimizers'):
             assert same(again[1][key], state[key]), (iteration, key)

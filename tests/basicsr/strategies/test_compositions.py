@@ -99,5 +99,12 @@ def test_wise_ft_from_an_option_file(folder, below, alpha):
     at = [load_checkpoint(experiment / 'models' / f'net_g_{number}.pth') for number in range(2, 13, 2)]
     assert any(same(one, best) for one in at)
     resume = str(experiment / 'training_states' / '5.state')
-    again, _ = run(folder, f'{name}_again', **changes, train__wise_ft=alpha, path__resume_state=resume)
+    again, _ = run(
+        folder,
+        f'{name}_again',
+        **changes,
+        train__wise_ft=alpha,
+        path__resume_state=resume,
+        path__resume_another_run=True,
+    )
     assert same(again, found)
