@@ -43,7 +43,9 @@ class StopSignals:
     def __enter__(self) -> StopSignals:
         self._before = {}
         if threading.current_thread() is threading.main_thread():
-            obeyed = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+            # A shell lets what it starts with & ignore SIGINT, too, by which cells of a grid are stopped.
+            kept = [number for number in _SIGNALS[2:] if signal.getsignal(number) == signal.SIG_IGN]
+            obeyed = [number for number in _SIGNALS if number not in kept]
             self._before = {number: signal.signal(number, self._note) for number in obeyed}
         return self
 

@@ -24,3 +24,14 @@ def test_nohup_is_obeyed():
             assert signals.received() == 0
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_what_a_shell_starts_in_the_background_can_be_stopped(number):
+    before = signal.signal(number, signal.SIG_IGN)  # of SIGINT, scripts do that for `command &`
+    try:
+        with StopSignals() as signals:
+            os.kill(os.getpid(), number)
+            assert signals.received() == number
+    finally:
+        signal.signal(number, before)
