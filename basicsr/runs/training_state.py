@@ -34,7 +34,7 @@ def _check_optimizer(saved: dict[str, Any]) -> dict[str, Any]:
 
 def _check_random_states(states: list | dict) -> list | dict:
     """Try those of each process on generators of their kinds; states of the first versions have a dictionary."""
-    for state in states if isinstance(states, list) else ():
+    for state in states if isinstance(states, list) else [states]:
         try:
             version, internal, gauss = state['python']
             random.Random().setstate((version, tuple(internal), gauss))
@@ -67,21 +67,21 @@ class _Stepper(_Part):
 
 
 class _TrainingState(_Part):
-    """BasicSR's training states have the first four alone."""
+    """BasicSR's training states have the first four alone; defaults stand for what is absent."""
 
     iter: _Count
     epoch: _Count
     optimizers: list[Annotated[dict[str, Any], AfterValidator(_check_optimizer)]]
     schedulers: list[dict[str, Any]]
 
-    manual_seed: int = 0
+    manual_seed: _Count = 0
     options: str = ''
-    place: _Place | None = None
+    place: _Place = None
     random: Annotated[list | dict, AfterValidator(_check_random_states)] = []
     validated: bool = True
     log_position: _Count = 0
-    strategy: _Strategy | None = None
-    stepper: _Stepper | None = None
+    strategy: _Strategy = None
+    stepper: _Stepper = None
     types: dict[str, list[str]] = {}
     networks: dict[str, dict[str, Any]] = {}
     attributes: dict[str, Any] = {}

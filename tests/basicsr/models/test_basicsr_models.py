@@ -24,9 +24,9 @@ from basicsr.runs.command_line import make_parser
 from basicsr.runs.user_modules import Entry, import_user_modules
 from basicsr.test import test_pipeline as run_test
 from basicsr.train import train_pipeline
-from scripts.benchmark import faults
+from scripts.benchmark import trainings
 
-ROOT = faults.ROOT
+ROOT = trainings.ROOT
 USERS = Path(__file__).parent / 'third_party'
 PSNR = {'type': 'calculate_psnr', 'crop_border': 2, 'test_y_channel': False}
 LONGEST = 180
@@ -603,7 +603,7 @@ def printed_by(process):
     try:
         text = process.communicate(timeout=LONGEST)[0]
     except subprocess.TimeoutExpired:
-        faults.kill_all(process.pid)
+        trainings.kill_all(process.pid)
         raise
     assert process.returncode == 0, text
     return text
@@ -627,7 +627,7 @@ def test_processes_that_are_killed_go_on(folder):
     run = start(killed)
     for line in run.stdout:
         if 'iter 13,' in line:
-            faults.kill_all(run.pid)
+            trainings.kill_all(run.pid)
     assert run.wait() == -signal.SIGKILL
     text = printed_by(start(killed, '--auto_resume'))
     assert re.search(r'Going on from epoch \d, iteration 10;', text)
@@ -661,7 +661,7 @@ def test_two_processes_train_and_one_validates(folder, model_type):
     run = start(killed, processes=2)
     for line in run.stdout:
         if 'iter 5,' in line:
-            faults.kill_all(run.pid)
+            trainings.kill_all(run.pid)
     assert run.wait() == -signal.SIGKILL
     printed_by(start(killed, '--auto_resume', processes=2))
     expected, found = experiment(folder, name), experiment(folder, f'{name}_killed')

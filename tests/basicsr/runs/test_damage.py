@@ -268,19 +268,25 @@ WRONG_FIELDS = [
     ('optimizers', [{'param_groups': [{'params': ['w']}]}]),
     ('optimizers', [{'param_groups': [{'params': None}]}]),
     *(('schedulers', value) for value in (None, {}, [None], [[]])),
-    *(('manual_seed', value) for value in ('3', None, 2.0)),
+    *(('manual_seed', value) for value in ('3', None, 2.0, -1)),
     *(('options', value) for value in (None, 3, {})),
     *(
         ('place', value)
-        for value in ([], {'samples': -1, 'epoch_size': 3}, {'samples': 1}, {'samples': 1, 'epoch_size': 0})
+        for value in (None, [], {'samples': -1, 'epoch_size': 3}, {'samples': 1}, {'samples': 1, 'epoch_size': 0})
     ),
-    *(('random', value) for value in (None, 'x', [None], [{}], [{**get_random_state(), 'torch': torch.zeros(3)}])),
+    *(
+        ('random', value)
+        for value in (None, 'x', {'a': None}, [None], [{}], [{**get_random_state(), 'torch': torch.zeros(3)}])
+    ),
     ('random', [{**get_random_state(), 'python': (3, (1, 2), None)}]),
     ('random', [{**get_random_state(), 'numpy': ['MT19937', [1, 2], 0, 0, 0.0]}]),
     *(('validated', value) for value in (None, 1, 'yes')),
     *(('log_position', value) for value in (None, -5, 'end')),
-    *(('strategy', value) for value in ([], {'names': 'plain', 'state': {}}, {'names': ['plain'], 'state': None})),
-    *(('stepper', value) for value in ([], {'bad_steps': 'no', 'all_bad_steps': 0}, {'scaler': {}})),
+    *(
+        ('strategy', value)
+        for value in (None, [], {'names': 'plain', 'state': {}}, {'names': ['plain'], 'state': None})
+    ),
+    *(('stepper', value) for value in (None, [], {'bad_steps': 'no', 'all_bad_steps': 0}, {'scaler': {}})),
     *(('types', value) for value in (None, {'train.optim_g.type': 'Adam'})),
     *(('networks', value) for value in (None, [], {'net_d': None})),
     *(('written', value) for value in (None, {4: 'models/net_g_4.pth'}, {4: ['../x.pth']}, {'4': ['models/a.pth']})),

@@ -18,7 +18,7 @@ from basicsr.strategies.plain_strategy import Plain
 from basicsr.strategies.swad_strategy import SWAD
 from basicsr.train import train_pipeline
 from basicsr.utils.registry import ARCH_REGISTRY
-from scripts.benchmark import faults
+from scripts.benchmark import trainings
 from tests.basicsr.models.test_models import build, loader, options, pictures
 from tests.basicsr.models.test_stepping import batches
 
@@ -340,7 +340,7 @@ def test_a_run_goes_on_with_the_average_that_it_began_with(pictures, tmp_path, s
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp('baselines')
-    faults.make_pictures(folder)
+    trainings.make_pictures(folder)
     torch.manual_seed(0)
     save_checkpoint({'params': TwoConvs().state_dict()}, folder / 'pretrained.pth')
     return folder
@@ -351,7 +351,7 @@ def run(folder, name, **changes):
     changes = {'datasets__train__num_worker_per_gpu': 0, 'train__ema_decay': None, **changes}
     changes = {'network_g': {'type': 'TwoConvs'}, 'train__total_iter': 12, 'val__val_freq': 2, **changes}
     changes = {'logger__save_checkpoint_freq': 1, 'logger__save_best': None, **changes}
-    file = faults.write_options(folder, name, changes.pop('model_type', 'SRModel'), **changes)
+    file = trainings.write_options(folder, name, changes.pop('model_type', 'SRModel'), **changes)
     args = Namespace(opt=str(file), set=[], launcher='none', auto_resume=False, local_rank=0, debug=False)
     train_pipeline(str(folder), args)
     experiment = folder / 'experiments' / name
@@ -399,7 +399,7 @@ def test_a_run_that_goes_on_ends_as_the_whole_one(folder, logged, monkeypatch, n
 
 def written(folder, **changes):
     return yaml.safe_load(
-        faults.write_options(folder, 'checked', changes.pop('model_type', 'SRModel'), **changes).read_text()
+        trainings.write_options(folder, 'checked', changes.pop('model_type', 'SRModel'), **changes).read_text()
     )
 
 

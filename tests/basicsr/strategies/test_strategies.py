@@ -23,7 +23,7 @@ from basicsr.strategies.lp_ft_strategy import LPFT
 from basicsr.strategies.strategy import Wrapper
 from basicsr.utils.misc import get_random_state, set_random_state
 from basicsr.utils.registry import ARCH_REGISTRY, STRATEGY_REGISTRY
-from scripts.benchmark import faults
+from scripts.benchmark import trainings
 from tests.basicsr.models.test_models import build, loader, options, pictures
 from tests.basicsr.models.test_stepping import batches
 from tests.basicsr.strategies.test_baselines import TwoConvs, same
@@ -315,7 +315,7 @@ def test_a_pair_goes_together_or_says_why_not(written, tmp_path, pair):
     assert reason == f'not with {other}: {declared[0]}'
     with pytest.raises(ValueError, match=re.escape(f'train.{key}: {reason}')):
         build(written(pair))
-    file = faults.write_options(tmp_path, 'pair', 'SRModel')
+    file = trainings.write_options(tmp_path, 'pair', 'SRModel')
     opt = yaml.safe_load(file.read_text())
     opt['train'] = {name: value for name, value in opt['train'].items() if name in Train.model_fields} | section(pair)
     opt['path']['pretrain_network_g'] = str(tmp_path / 'TwoConvs.pth')
