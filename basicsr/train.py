@@ -44,6 +44,7 @@ from basicsr.rehearsal import build, rehearse, rehearse_untrained
 from basicsr.runs.agreement import check_same_data, check_same_options
 from basicsr.runs.checkpoint import prune_checkpoints, set_aside
 from basicsr.runs.command_line import add_note, make_parser, run_from_command_line
+from basicsr.runs.identity import forget_other_bests
 from basicsr.runs.own_folder import own_folder, refuse_to_move_inputs
 from basicsr.runs.progress import Progress
 from basicsr.runs.resume import (
@@ -238,6 +239,8 @@ class _Run:
         """
         try:
             self.model.resume_training(state)
+            best, file = self.model.best_metric_results, self.opt['path']['resume_state']
+            forget_other_bests(best, state, file, self.written)
         # What others' networks, optimizers and schedulers come up with for a state that is none of theirs.
         except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
             if is_out_of_memory(error):

@@ -14,7 +14,13 @@ _SHARDED = {'FullyShardedDataParallel', 'FSDPModule'}
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The network inside DistributedDataParallel, DataParallel and what torch.compile returns, nested or not."""
+    """The network inside DistributedDataParallel, DataParallel and what torch.compile returns, nested or not.
+
+    Raises:
+        ValueError: It is a TorchScript program, whose layers cannot be copied, frozen and averaged one by one.
+    """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError('the network is a TorchScript program; give the nn.Module that it was made from')
     while True:
         inner = model.module if isinstance(model, DistributedDataParallel | DataParallel) else None
         inner = inner if inner is not None else vars(model).get('_modules', {}).get('_orig_mod')

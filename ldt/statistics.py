@@ -60,7 +60,7 @@ def cumulative_means(modules: Iterable[_NormBase]) -> Iterator[None]:
 
 
 class RunningStatistics:
-    """The buffers `running_*` of a network, from the moment when it still had the statistics of its own weights.
+    """The buffers `running_*` and `moving_*` of a network, as of when it still had the statistics of its own weights.
 
     Those that training has changed since are stale in a network of averages; those that it did not, such as of frozen
     normalizations, are right in both.
@@ -190,7 +190,8 @@ def _owner(name: str) -> str:
 
 
 def _running(net: nn.Module) -> dict[str, Tensor]:
-    return {name: buffer for name, buffer in net.named_buffers() if name.rpartition('.')[2].startswith('running_')}
+    names = ('running_', 'moving_')  # torch's, and what normalizations of one's own are fond of
+    return {name: buffer for name, buffer in net.named_buffers() if name.rpartition('.')[2].startswith(names)}
 
 
 def _same(one: Tensor, other: Tensor | None) -> bool:

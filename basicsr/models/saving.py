@@ -6,6 +6,7 @@ import copy
 import os
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from basicsr.archs.from_weights import load_network_weights
@@ -13,6 +14,10 @@ from basicsr.models.users_state import load_attributes, state_of_attributes
 from basicsr.runs.checkpoint import find_weights, load_checkpoint, load_weights, save_checkpoint
 from basicsr.utils.dist_util import master_only
 from basicsr.utils.logger import get_root_logger
+
+_NUMBERS = int | float | Tensor | None
+_OF_OTHER_SHAPES = ('Adafactor', 'LBFGS', 'Muon')
+"""Optimizers that keep of a parameter what differs by its shape, or of all together."""
 
 
 class Saving:
@@ -151,6 +156,8 @@ class Saving:
             if len(states) != len(own):
                 raise ValueError(f'the training state holds {len(states)} {saved}, the options ask for {len(own)}')
             for one, state in zip(own, states, strict=True):
+                if saved == 'optimizers':
+                    _check_fits(one, state)
                 one.load_state_dict(state)
         self._resume_networks(resume_state)
         load_attributes(self, resume_state.get('attributes', {}))
@@ -182,3 +189,32 @@ class Saving:
         """The weights of a network in the checkpoint that was saved with the training state."""
         path = self.opt['path']['resume_network'].replace('net_g_', f'{name}_')
         return find_weights(load_checkpoint(path), path, param_key)
+
+
+def _check_fits(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Make sure of what `load_state_dict` takes on trust, and kernels then write by.
+
+    Raises:
+        ValueError: Settings are missing or no numbers; or what is kept of a parameter by an optimizer of torch lacks
+            an entry that others have, or has another shape than the parameter.
+    """
+    kind = type(optimizer).__name__
+    plain = type(optimizer).__module__.startswith('torch.optim') and kind not in _OF_OTHER_SHAPES
+    for own, saved in zip(optimizer.param_groups, state.get('param_groups', []), strict=False):
+        for key, value in own.items():
+            if key != 'params' and key not in saved:
+                raise ValueError(f'optimizers: {key} is missing from what was saved of a {kind}')
+            if isinstance(value, _NUMBERS) and not isinstance(saved[key], _NUMBERS):
+                raise ValueError(f'optimizers: {key} was saved as {saved[key]!r}, and is a number')
+        kept = state.get('state', {})
+        entries = {name for number in saved.get('params', []) for name in kept.get(number, {})}
+        for number, parameter in zip(saved.get('params', []), own['params'], strict=False):
+            lacking = sorted(entries - kept[number].keys()) if plain and number in kept else []
+            if lacking:
+                raise ValueError(f'optimizers: {", ".join(lacking)} of parameter {number} is missing')
+            for name, value in kept.get(number, {}).items() if plain else ():
+                if isinstance(value, Tensor) and value.shape not in (parameter.shape, torch.Size([])):
+                    raise ValueError(
+                        f'optimizers: {name} of parameter {number} was saved with shape {tuple(value.shape)}, and the '
+                        f'parameter has {tuple(parameter.shape)}'
+                    )

@@ -66,6 +66,27 @@ def check_identity(state: dict[str, Any], path: str, opt: dict, written: dict) -
         _say_what_differs(before, written, state['iter'])
 
 
+def forget_other_bests(best: dict[str, dict], state: dict[str, Any], path: str, written: dict) -> None:
+    """Take out the best results of metrics that go on under their name with other options: they cannot be compared.
+
+    Args:
+        best: `best_metric_results` of a model, changed in place.
+        state: The training state, from which they are.
+        path: Its file.
+        written: The options as they were written, merged.
+    """
+    before = _options_of(state, path)
+    was, now = ((options.get('val') or {}).get('metrics') or {} for options in (before, written))
+    changed = [metric for metric in now if metric in was and was[metric] != now[metric]]
+    for results in best.values():
+        for metric in changed:
+            results.pop(metric, None)
+    if changed:
+        get_root_logger().warning(
+            'Of %s, whose options changed, the best result is counted from here on', ', '.join(changed)
+        )
+
+
 def _options_of(state: dict[str, Any], path: str) -> dict:
     """The options that the state was saved under: its own record, or else what lies beside it; empty if unknown."""
     beside = Path(path).parent.parent / 'options.yml'

@@ -27,7 +27,10 @@ def own_folder(opt: dict) -> Iterator[None]:
     with ExitStack() as stack:
         if opt['rank'] == 0:
             try:
-                stack.enter_context(locked(folder.with_name(f'.{folder.name}.lock'), f'the folder {folder}'))
+                for place in dict.fromkeys(
+                    [folder.parent.resolve() / folder.name, folder.resolve()]
+                ):  # it may be a link
+                    stack.enter_context(locked(place.with_name(f'.{place.name}.lock'), f'the folder {folder}'))
             except Held as held:
                 error = ValueError(f'name: {held}; wait for its end, or give this run another name')
             except OSError as failed:

@@ -100,6 +100,12 @@ def _states(opt: dict) -> list[Path]:
     try:
         files = [Path(folder, name) for name in os.listdir(folder)]
     except FileNotFoundError:
+        broken = [path for path in (Path(folder), *Path(folder).parents) if path.is_symlink() and not path.exists()]
+        if broken:
+            raise OSError(
+                f'{broken[0]} is a link to {os.readlink(broken[0])}, which is not there (not mounted?), so that nobody '
+                'knows whether there are training states to go on from; bring it back, or remove the link'
+            ) from None
         return []
     except OSError as error:
         raise OSError(

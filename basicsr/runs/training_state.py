@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from basicsr.runs.checkpoint import load_checkpoint
 
 _SHOWN = 60
-_Count = Annotated[int, Field(ge=0)]
+_Count = Annotated[int, Field(ge=0, lt=2**63)]
 _File = Annotated[str, Field(pattern=r'^[^/.][^/]*[/\\][^/]+$')]
 """In one of a run's folders."""
 
@@ -27,9 +27,22 @@ def _check_optimizer(saved: dict[str, Any]) -> dict[str, Any]:
     for numbers in (group.get('params', []) for group in groups):
         if not isinstance(numbers, list) or not all(type(number) is int for number in numbers):
             raise ValueError('the params of a group are no list of numbers')
-    if not isinstance(saved.get('state', {}), dict):
-        raise ValueError('its state is no dictionary')
+    for group in groups:
+        rate = group.get('lr', 0.0)
+        if not isinstance(rate, int | float | Tensor) or not torch.isfinite(torch.as_tensor(rate)).all():
+            raise ValueError(f'the lr of a group is {rate!r}, and must be a finite number')
+    moments = saved.get('state', {})
+    if not isinstance(moments, dict) or not all(isinstance(one, dict) for one in moments.values()):
+        raise ValueError('its state is no dictionary of dictionaries')
+    for number, one in moments.items():
+        overlapping = [name for name, value in one.items() if isinstance(value, Tensor) and _overlaps(value)]
+        if overlapping:
+            raise ValueError(f'{overlapping[0]} of parameter {number} has several values in one place')
     return saved
+
+
+def _overlaps(tensor: Tensor) -> bool:
+    return any(not step and size > 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True))
 
 
 def _check_random_states(states: list | dict) -> list | dict:
@@ -66,6 +79,12 @@ class _Stepper(_Part):
     all_bad_steps: _Count
 
 
+class _Best(_Part):
+    better: Literal['higher', 'lower']
+    val: float
+    iter: int
+
+
 class _TrainingState(_Part):
     """BasicSR's training states have the first four alone; defaults stand for what is absent."""
 
@@ -85,7 +104,7 @@ class _TrainingState(_Part):
     types: dict[str, list[str]] = {}
     networks: dict[str, dict[str, Any]] = {}
     attributes: dict[str, Any] = {}
-    best_metric_results: dict[str, Any] = {}
+    best_metric_results: dict[str, dict[str, _Best]] = {}
     written: dict[int, list[_File]] = {}
 
 

@@ -56,10 +56,10 @@ def get_time_str() -> str:
 
 def mkdir_and_rename(path: str) -> None:
     """Make the folder `path`; an existing one is kept as `path_archived_<time>`."""
-    if os.path.exists(path):
+    if os.path.lexists(path):  # a link that leads nowhere, too
         kept = f'{path}_archived_{get_time_str()}'
         number = 1
-        while os.path.exists(kept):
+        while os.path.lexists(kept):
             number += 1
             kept = f'{path}_archived_{get_time_str()}_{number}'
         os.rename(path, kept)

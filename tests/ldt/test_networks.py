@@ -558,3 +558,9 @@ def test_a_network_that_cannot_be_copied_is_said():
 def test_an_interval_is_a_whole_number(every):
     with pytest.raises(ValueError, match='exchange_every must be a whole number of at least 1'):
         decomposition(ldt.LayerDecomposition, three(), every=every)
+
+
+def test_a_torchscript_program_is_refused():
+    net = torch.jit.trace(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1)), torch.ones(1, 2))
+    with pytest.raises(ValueError, match='is a TorchScript program'):
+        ldt.score_layers(net, [torch.ones(1, 2)] * 3, lambda model, batch: model(batch).sum())

@@ -543,3 +543,26 @@ def test_a_metric_that_a_resumed_run_adds_is_counted_from_there(pictures, tmp_pa
         'error': {'better': 'lower', 'val': 7.0, 'iter': 20},
         'y': {'better': 'higher', 'val': 20.0, 'iter': 20},
     }
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (
+            lambda state: state['state'][0].update(exp_avg=torch.zeros(2)),
+            r'exp_avg of parameter 0 .* shape \(2,',
+        ),
+        (lambda state: state['state'][0].update(step=torch.zeros(3)), r'step of parameter 0 .* shape \(3,'),
+        (lambda state: state['state'][0].pop('exp_avg'), 'exp_avg of parameter 0 is missing'),
+        (lambda state: state['param_groups'][0].pop('lr'), 'lr is missing from what was saved of a Adam'),
+        (lambda state: state['param_groups'][0].update(eps='small'), "eps was saved as 'small', and is a number"),
+    ],
+)
+def test_what_an_optimizer_would_take_on_trust_is_looked_at(pictures, tmp_path, change, message):
+    opt = options(pictures, tmp_path)
+    model = train(build(opt), opt, 2)
+    state = copy.deepcopy(model.training_state())
+    build(opt).resume_training(copy.deepcopy(state))
+    change(state['optimizers'][0])
+    with pytest.raises(ValueError, match=message):
+        build(opt).resume_training(state)

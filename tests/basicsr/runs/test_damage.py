@@ -257,7 +257,8 @@ def state_of(number: int) -> dict:
         **{'place': {'samples': 8, 'epoch_size': 20}, 'log_position': 10, 'types': {'train.optim_g.type': ['Adam']}},
         **{'strategy': {'names': ['plain'], 'state': {'network': {'w': torch.ones(3)}}}},
         **{'stepper': {'scaler': {}, 'bad_steps': 0, 'all_bad_steps': 2}, 'networks': {'net_d': {'w': torch.ones(2)}}},
-        **{'best_metric_results': {'val': {'psnr': {'val': 3.0}}}, 'written': {4: ['models/net_g_4.pth']}},
+        **{'best_metric_results': {'val': {'psnr': {'better': 'higher', 'val': 3.0, 'iter': 2}}}},
+        **{'written': {4: ['models/net_g_4.pth']}},
     }
 
 
@@ -267,6 +268,13 @@ WRONG_FIELDS = [
     *(('optimizers', value) for value in (None, {}, 'Adam', [None], [3], [{'param_groups': None}], [{'state': []}])),
     ('optimizers', [{'param_groups': [{'params': ['w']}]}]),
     ('optimizers', [{'param_groups': [{'params': None}]}]),
+    ('optimizers', [{'param_groups': [{'params': [0], 'lr': float('nan')}], 'state': {}}]),
+    ('optimizers', [{'param_groups': [{'params': [0], 'lr': 'fast'}], 'state': {}}]),
+    ('optimizers', [{'param_groups': [], 'state': {0: 5}}]),
+    ('optimizers', [{'param_groups': [], 'state': {0: {'exp_avg': torch.zeros(1).expand(8)}}}]),
+    ('iter', 10**30),
+    *(('best_metric_results', {'val': value}) for value in (5, {'psnr': 5}, {'psnr': {'better': 'higher', 'iter': 1}})),
+    ('best_metric_results', {'val': {'psnr': {'better': 'larger', 'val': 1.0, 'iter': 1}}}),
     *(('schedulers', value) for value in (None, {}, [None], [[]])),
     *(('manual_seed', value) for value in ('3', None, 2.0, -1)),
     *(('options', value) for value in (None, 3, {})),

@@ -1,5 +1,7 @@
 """A training state knows which run it is of."""
 
+import re
+
 import pytest
 import torch
 
@@ -121,3 +123,16 @@ def test_a_run_refuses_the_state_of_another_and_goes_on_from_its_own(tmp_path, l
     assert all(end.is_file() for end in ends)
     weights = load_checkpoint(state.parent.parent / 'models' / 'net_g_2.pth')['params']
     assert any(not torch.equal(weights[name], value) for name, value in load_checkpoint(ends[1])['params'].items())
+
+
+def test_the_best_of_a_metric_that_changed_is_counted_anew(tmp_path, logged):
+    small_run.make_pictures(tmp_path)
+    small_run.train(tmp_path, train__total_iter=4, logger__save_checkpoint_freq=3)
+    metrics = {
+        'psnr': {'type': 'calculate_psnr', 'crop_border': 2},
+        'ssim': {'type': 'calculate_psnr', 'crop_border': 4},
+    }
+    small_run.train(tmp_path, auto_resume=True, train__total_iter=6, val__metrics=metrics)
+    assert 'Of ssim, whose options changed, the best result is counted from here on' in logged.warnings()
+    texts = [record.getMessage() for record in logged.records if 'Validation val: ' in record.getMessage()]
+    assert re.search(r'ssim \d\d\.\d+ \(best \d\d\.\d+ at [46]\)', texts[-1])

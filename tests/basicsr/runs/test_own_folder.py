@@ -98,3 +98,28 @@ def test_pictures_and_weights_to_compare_with_are_looked_at_too(folder):
             compare={'old': {'pretrain_network_g': str(inside.parent / 'models' / 'net_g_latest.pth')}},
         )
     inside.rmdir()
+
+
+def test_a_folder_that_is_reached_by_a_link_has_one_owner(folder, tmp_path):
+    real = folder / 'experiments' / 'small'
+    (tmp_path / 'experiments').mkdir()
+    (tmp_path / 'experiments' / 'small').symlink_to(real)
+
+    def of(root):
+        return {'name': 'small', 'is_train': True, 'rank': 0, 'path': {'experiments_root': f'{root}/experiments/small'}}
+
+    for first, second in ((folder, tmp_path), (tmp_path, folder)):
+        with own_folder(of(first)), pytest.raises(ValueError, match='is in use by process'), own_folder(of(second)):
+            pass
+    assert sorted(path.name for path in (folder / 'experiments').iterdir()) == ['small']
+
+
+def test_a_link_that_leads_nowhere_is_kept_beside_the_new_run(tmp_path):
+    small_run.make_pictures(tmp_path)
+    (tmp_path / 'experiments').mkdir()
+    (tmp_path / 'experiments' / 'small').symlink_to(tmp_path / 'gone')
+    with pytest.raises(OSError, match=r'experiments/small is a link to \S+/gone, which is not there'):
+        small_run.train(tmp_path, auto_resume=True)
+    small_run.train(tmp_path)
+    kept, new = sorted((tmp_path / 'experiments').iterdir(), key=lambda path: not path.is_symlink())
+    assert kept.name.startswith('small_archived_') and new.name == 'small' and (new / 'models').is_dir()
