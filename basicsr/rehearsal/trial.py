@@ -19,15 +19,13 @@ from basicsr.models.in_words import name_of, options_by_part, shapes_in_words
 from basicsr.options.blame import blamed, described, names_option, raised_by, together
 from basicsr.runs.aside import random_numbers_kept
 from basicsr.runs.shortages import shortage_of
-from basicsr.utils.dist_util import all_gather, get_dist_info
+from basicsr.utils.dist_util import TO_SPEAK, all_gather, get_dist_info
 from basicsr.utils.logger import get_root_logger
 
 _LARGEST = 256
 """Side in pixels of lq to which a picture is cut: enough for tiles, and no matter of minutes."""
 _BLACK = 1 / 255
 """A value of pictures in [0, 1] that no one sees."""
-_TO_SPEAK = 3
-"""Seconds that the first process has for its message before others end."""
 _OF_THE_NETWORK = ('network_', 'scale: ')
 READERS = {
     'load_network': 'path.pretrain_network_g',
@@ -271,10 +269,10 @@ class Rehearsal:
             if True not in found:
                 return
             if found.index(True) != get_dist_info()[0]:
-                time.sleep(_TO_SPEAK)
+                time.sleep(TO_SPEAK)
                 sys.exit(2)
         elif mistake is not None and get_dist_info()[0] > 0:
-            time.sleep(_TO_SPEAK)  # the first is likely to find the same, and to end the others
+            time.sleep(TO_SPEAK)  # the first is likely to find the same, and to end the others
         if mistake is not None:
             raise mistake
 

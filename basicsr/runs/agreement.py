@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from basicsr.runs.identity import changes
-from basicsr.utils.dist_util import all_gather, get_dist_info
+from basicsr.utils.dist_util import all_gather, get_dist_info, raise_once
 
 _SHOWN = 3
 _WAITING = 16
@@ -23,7 +23,7 @@ def check_same_options(written: dict) -> None:
         written: The options as they were written, merged.
 
     Raises:
-        ValueError: In all processes; names the options of the first process that differs from process 0.
+        ValueError: In the first process, and all end; names the options of the first that differs from process 0.
     """
     everyones = all_gather(written)
     for rank, other in enumerate(everyones):
@@ -32,9 +32,8 @@ def check_same_options(written: dict) -> None:
             for option, own, its in changes(everyones[0], other)
         )
         if shown:
-            raise ValueError(
-                f'the processes of this run have different options; give all of them the same file:\n  {shown}'
-            )
+            error = f'the processes of this run have different options; give all of them the same file:\n  {shown}'
+            raise_once(ValueError(error))
 
 
 def check_same_data(datasets: Mapping[str, Any]) -> None:
@@ -44,7 +43,7 @@ def check_same_data(datasets: Mapping[str, Any]) -> None:
         datasets: By option: `datasets.val`. One that does not say its `paths` is compared by its length.
 
     Raises:
-        ValueError: In all processes; names the data set and files that differ.
+        ValueError: In the first process, and all end; names the data set and files that differ.
     """
     if get_dist_info()[1] == 1:
         return
@@ -54,10 +53,11 @@ def check_same_data(datasets: Mapping[str, Any]) -> None:
         if len({each[option] for each in digests}) > 1:
             first, *others = all_gather(own[option])
             rank, other = next((rank, other) for rank, other in enumerate(others, 1) if other != first)
-            raise ValueError(
+            error = ValueError(
                 f'{option}: the processes of this run do not see the same files: {_difference(first, other, rank)}; '
                 'every machine needs the same copy of the data'
             )
+            raise_once(error)
 
 
 def _digest(samples: list[str]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from basicsr.runs.lock import Held, locked
-from basicsr.utils.dist_util import broadcast
+from basicsr.utils.dist_util import broadcast, raise_once
 
 
 @contextmanager
@@ -37,7 +37,7 @@ def own_folder(opt: dict) -> Iterator[None]:
                 error = OSError(f'name: {folder} cannot be locked: {failed}')
         error = broadcast(error)
         if error is not None:
-            raise error
+            raise_once(error)
         yield
 
 

@@ -8,11 +8,15 @@ import functools
 import gc
 import os
 import subprocess
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
+
+TO_SPEAK = 5
+"""Seconds that the others leave to the process that tells of an error: torchrun ends all of them with the first."""
 
 
 def default_launcher() -> str:
@@ -82,6 +86,14 @@ def highest(value: int) -> int:
     tensor = torch.tensor(value, device='cuda' if dist.get_backend() == 'nccl' else 'cpu')
     dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
     return int(tensor.item())
+
+
+def raise_once(error: Exception) -> NoReturn:
+    """End all processes for the same error, of which the first one tells; every process must call this."""
+    if get_dist_info()[0] > 0:
+        time.sleep(TO_SPEAK)
+        raise SystemExit(2)
+    raise error
 
 
 def barrier() -> None:
