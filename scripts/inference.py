@@ -64,7 +64,7 @@ def find_pictures(source: str, output: Path, keep_name: bool = False) -> list[tu
         if _real(path) == below:
             raise ValueError(f'INPUT and OUTPUT are the same folder, {source}; name another OUTPUT')
         folder, names = path, list(scandir(path, recursive=True))
-        warn_of_other_pictures(names, repr(source))
+        warn_of_other_pictures(names, repr(source), folder)
         found = [(path / name, Path(path.resolve().name if keep_name else '', name)) for name in names]
     else:
         folder, found = matching(source)

@@ -1,5 +1,6 @@
 import logging
 import os
+from collections.abc import Generator
 
 import pytest
 
@@ -17,6 +18,18 @@ _LONG = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files first, so that none of them is left alone at the end while the other workers are idle."""
     items.sort(key=lambda item: _LONG.index(item.path.stem) if item.path.stem in _LONG else len(_LONG))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let what tests of names that are not UTF-8 have printed reach the main process of pytest-xdist, as escapes."""
+    report = yield
+    report.sections = [(title, _in_utf8(text)) for title, text in report.sections]
+    return report
+
+
+def _in_utf8(text: str) -> str:
+    return text.encode('utf-8', 'backslashreplace').decode('utf-8')
 
 
 class _Kept(logging.Handler):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -247,8 +247,14 @@ def _image_names(folder: str | Path, option: str) -> list[str]:
         )
     with os.scandir(folder) as entries:
         not_plain = {entry.name for entry in entries if not entry.is_file(follow_symlinks=False)}
+    inside = sorted(
+        name for name in not_plain if not name.startswith('.') and os.path.isdir(os.path.join(folder, name))
+    )
+    if inside:
+        said = listed(f'folders in {option} {str(folder)!r} are not searched', inside)
+        logging.getLogger('basicsr').warning('%s; list them as further dataroots if their pictures belong here', said)
     check_files_open(folder, [name for name in names if name in not_plain], f'{option} {str(folder)!r}')
-    warn_of_other_pictures(there, f'{option} {str(folder)!r}')
+    warn_of_other_pictures(there, f'{option} {str(folder)!r}', folder)
     return names
 
 
@@ -268,12 +274,25 @@ def check_files_open(folder: str | Path, names: Iterable[str], place: str) -> No
         raise ValueError(f'{listed(f"files of {place} cannot be opened", faults)}; mend or remove them')
 
 
-def warn_of_other_pictures(names: Iterable[str], place: str) -> None:
-    """Log which files are pictures of formats that are not read."""
+def warn_of_other_pictures(names: Sequence[str], place: str, folder: str | Path) -> None:
+    """Log which files are pictures of formats that are not read, and which links lead nowhere: to a folder, maybe.
+
+    Args:
+        names: Files in `folder`, or below it.
+        place: What the folder is, for the message.
+        folder: The folder.
+    """
+    lost = [name for name in names if not name.lower().endswith(IMG_EXTENSIONS) and not _exists(folder, name)]
+    if lost:
+        logging.getLogger('basicsr').warning('%s', listed(f'links in {place} lead nowhere', lost))
     others = [name for name in names if name.lower().endswith(OTHER_PICTURES)]
     if others:
         left_out = listed(f'files of {place} are left out, whose formats are not read', others)
         logging.getLogger('basicsr').warning('%s; make PNG files of them', left_out)
+
+
+def _exists(folder: str | Path, name: str) -> bool:
+    return os.path.exists(os.path.join(folder, name))
 
 
 def _lq_name(gt_name: str, filename_tmpl: str) -> str:

@@ -42,7 +42,7 @@ def pictures_by_key(folder: Path) -> dict[str, Path]:
     if not files:
         raise ValueError(f'no image file is in {str(folder)!r}; looked for {", ".join(IMG_EXTENSIONS)}')
     check_files_open(folder, [str(path.relative_to(folder)) for path in files.values()], repr(str(folder)))
-    warn_of_other_pictures(names, repr(str(folder)))
+    warn_of_other_pictures(names, repr(str(folder)), folder)
     return files
 
 

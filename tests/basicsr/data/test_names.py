@@ -248,3 +248,14 @@ def test_the_strictest_rule_wins():
     assert [names.find(name) for name in ('a.jpg', 'a.JPG', 'a.Jpg', 'a.bmp')] == ['a.jpg', 'a.JPG', 'a.JPG', None]
     assert names.find('a.bmp', any_extension=True) == 'a.JPG'
     assert names.find(f'{NFC}.PNG') == f'{NFD}.png' and names.find('A.png') is None
+
+
+def test_folders_inside_and_links_that_may_have_been_folders_are_said(tmp_path, logged):
+    cv2.imwrite(str(tmp_path / '0.png'), np.zeros((4, 4, 3), np.uint8))
+    (tmp_path / 'more').mkdir()
+    cv2.imwrite(str(tmp_path / 'more' / '1.png'), np.zeros((4, 4, 3), np.uint8))
+    (tmp_path / 'album').symlink_to(tmp_path / 'gone')
+    assert len(paths_from_folder(str(tmp_path))) == 1
+    warnings = ' '.join(logged.warnings())
+    assert '1 folders in ' in warnings and 'are not searched: more;' in warnings
+    assert '1 links in ' in warnings and 'lead nowhere: album' in warnings
