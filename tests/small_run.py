@@ -9,8 +9,11 @@ import numpy as np
 import yaml
 
 from basicsr.check import check_pipeline
+from basicsr.runs.checkpoint import load_checkpoint
 from basicsr.train import train_pipeline
 
+LDT = {'scoring_batches': 2, 'exchange_every': 1, 'stable_decay': [0.5, 0.4], 'unstable_decay': [0.6, 0.3]}
+"""`train.ldt` for a run of a few iterations."""
 SIDES = {'train': (32, 36, 48), 'val': (28, 40), 'test_0': (26, 30)}
 """Sides in pixels of the ground truth."""
 
@@ -87,6 +90,11 @@ def train(folder: Path, auto_resume: bool = False, **changes) -> None:
     finally:
         for handler in [one for one in logger.handlers if isinstance(one, logging.FileHandler)]:
             logger.removeHandler(handler)
+
+
+def weights(folder: Path, name: str) -> dict:
+    """The last weights of a run."""
+    return load_checkpoint(folder / 'experiments' / name / 'models' / 'net_g_latest.pth')['params']
 
 
 def everything(folder: Path) -> dict[str, int]:

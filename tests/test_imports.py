@@ -16,7 +16,7 @@ FLOORS = (
     {'basicsr.evaluation', 'basicsr.inference', 'basicsr.reproduce'},
     {'basicsr.rehearsal'},
     {'basicsr.check'},
-    {'basicsr.train', 'basicsr.test'},
+    {'basicsr.train', 'basicsr.training_loop', 'basicsr.test'},
     {'Train_pip'},
 )
 """From the ground up: a room imports from its own floor and from those below."""

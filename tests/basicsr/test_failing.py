@@ -12,11 +12,9 @@ import torch
 
 from basicsr.data.paired_image_dataset import PairedImageDataset
 from basicsr.models.sr_model import SRModel
-from basicsr.runs.checkpoint import load_checkpoint
 from basicsr.runs.command_line import run_from_command_line
-from tests.small_run import check, everything, make_pictures, train
+from tests.small_run import LDT, check, everything, make_pictures, train, weights
 
-LDT = {'scoring_batches': 2, 'exchange_every': 1, 'stable_decay': [0.5, 0.4], 'unstable_decay': [0.6, 0.3]}
 CHANGES = {
     **{'train__total_iter': 9, 'train__ldt': LDT, 'val__val_freq': 4, 'logger__save_checkpoint_freq': 100},
     **{'datasets__train__use_hflip': True, 'datasets__test_0': None},
@@ -33,10 +31,6 @@ def expected(folder):
     """Weights of the run that nothing disturbs."""
     train(folder, name='whole', **CHANGES)
     return weights(folder, 'whole')
-
-
-def weights(folder, name):
-    return load_checkpoint(folder / 'experiments' / name / 'models' / 'net_g_latest.pth')['params']
 
 
 def ended(capsys, run):

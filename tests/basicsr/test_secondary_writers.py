@@ -9,11 +9,9 @@ import pytest
 import torch
 
 from basicsr import train as training
-from basicsr.runs.checkpoint import load_checkpoint
 from basicsr.utils.misc import make_exp_dirs
-from tests.small_run import command_line, make_pictures, train, write
+from tests.small_run import LDT, command_line, make_pictures, train, weights, write
 
-LDT = {'scoring_batches': 2, 'exchange_every': 1, 'stable_decay': [0.5, 0.4], 'unstable_decay': [0.6, 0.3]}
 CHANGES = {
     **{'train__ldt': LDT, 'val__save_img': True, 'logger__use_tb_logger': True, 'train__total_iter': 4},
     'val__val_freq': 2,
@@ -34,10 +32,6 @@ def expected(folder):
     written = {path.name for path in (folder / 'experiments' / 'whole').iterdir()}
     assert {*EVERY[1:-1], 'train_whole.log'} <= written
     return weights(folder, 'whole')
-
-
-def weights(folder, name):
-    return load_checkpoint(folder / 'experiments' / name / 'models' / 'net_g_latest.pth')['params']
 
 
 def spoil(folder, name, what):
