@@ -2,7 +2,7 @@
 
 Score every layer by how much its gradient varies over samples, split the layers into stable and unstable, train the
 two groups in two cross-frozen branches that exchange weights through moving averages, and use the averaged half of
-each branch as one ordinary network.
+each branch as one ordinary network. Where the head starts at random, it trains alone first: `warm_up`.
 
 Source: "LDT: Layer-Decomposition Training Makes Networks More Generalizable", ICLR 2026.
 
@@ -27,9 +27,11 @@ from .exchange import (
     time_constant_stats,
     time_constants,
 )
+from .frozen import freeze_batch_statistics
 from .layers import GRANULARITIES, layers_of
 from .partition import Partition
 from .scores import GradientStatistics, score_layers
+from .warmup import split_samples, warm_up
 
 __all__ = [
     'CRITERIA',
@@ -47,10 +49,13 @@ __all__ = [
     'decay_of',
     'dynamic_decay',
     'fixed_decay',
+    'freeze_batch_statistics',
     'layers_of',
     'paces',
     'register_criterion',
     'score_layers',
+    'split_samples',
     'time_constant_stats',
     'time_constants',
+    'warm_up',
 ]

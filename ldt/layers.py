@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -44,6 +45,27 @@ def parameter_names(layers: nn.Module | Iterable[str]) -> list[str]:
     if isinstance(layers, nn.Module):
         return [name for name, parameter in unwrapped(layers).named_parameters() if parameter.requires_grad]
     return list(layers)
+
+
+def with_prefixes(names: Iterable[str], prefixes: str | Iterable[str], missing_ok: bool = False) -> list[str]:
+    """Those of the names that begin with one of the prefixes, in their order.
+
+    A prefix covers whole parts of a name: `head` matches `head.weight`, not `head2.weight`.
+
+    Raises:
+        ValueError: A prefix that no name has, unless `missing_ok`.
+    """
+    names, found = list(names), set()
+    for prefix in [prefixes] if isinstance(prefixes, str) else prefixes:
+        stem = prefix.rstrip('.')
+        matches = [name for name in names if name == stem or name.startswith(stem + '.')]
+        if not matches and not missing_ok:
+            parts = {name[:end] for name in names for end in range(len(name)) if name[end] == '.'}
+            near = difflib.get_close_matches(stem, sorted(parts | set(names)), n=3)
+            hint = f'; near it: {", ".join(near)}' if near else ''
+            raise ValueError(f'no layer has the prefix {prefix!r}{hint}')
+        found.update(matches)
+    return [name for name in names if name in found]
 
 
 class LayerTensors:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import os
@@ -16,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from .layers import parameter_names
+from .layers import parameter_names, with_prefixes
 from .networks import format_names, unwrapped
 
 
@@ -33,6 +32,8 @@ class Partition:
         layers: For layers of several tensors: parameter names by layer name, see `layers_of`. `stable` and `unstable`
             are still names of parameters, layer after layer, and `scores` has the names of layers. Empty if each
             parameter is a layer.
+        samples: After a warm-up, the halves of the samples, by index or by name, and the seed of the split:
+            {'seed': …, 'warm_up': […], 'scoring': […]}. Recorded, without effect.
 
     Raises:
         ValueError: A layer occurs twice in a group or in both groups, or a group is empty.
@@ -44,6 +45,7 @@ class Partition:
     criterion: str = 'variance'
     unstable_ratio: float | None = None
     layers: dict[str, list[str]] = field(default_factory=dict)
+    samples: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for group, names in (('stable', self.stable), ('unstable', self.unstable)):
@@ -153,17 +155,7 @@ class Partition:
             ValueError: A prefix that no layer has, or prefixes that leave a group empty.
         """
         names = parameter_names(layers)
-        prefixes = [unstable_prefixes] if isinstance(unstable_prefixes, str) else list(unstable_prefixes)
-        unstable: set[str] = set()
-        for prefix in prefixes:
-            stem = prefix.rstrip('.')
-            matches = [name for name in names if name == stem or name.startswith(stem + '.')]
-            if not matches:
-                parts = {name[:end] for name in names for end in range(len(name)) if name[end] == '.'}
-                near = difflib.get_close_matches(stem, sorted(parts | set(names)), n=3)
-                hint = f'; near it: {", ".join(near)}' if near else ''
-                raise ValueError(f'no layer has the prefix {prefix!r}{hint}')
-            unstable.update(matches)
+        unstable = {*with_prefixes(names, unstable_prefixes)}
         return cls(
             [name for name in names if name not in unstable], [name for name in names if name in unstable], {}, 'prefix'
         )
@@ -196,7 +188,8 @@ class Partition:
             raise ValueError(f'trainable layers are in neither group of the partition: {format_names(missing)}')
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """The attributes; `samples` only where there are some."""
+        return {name: value for name, value in asdict(self).items() if name != 'samples' or value}
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> Partition:

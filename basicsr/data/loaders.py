@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from torch.utils.data import Dataset
+
 from basicsr.data import build_dataloader, build_dataset
-from basicsr.data.data_sampler import EnlargedSampler
+from basicsr.data.data_sampler import EnlargedSampler, SeededDataset
 from basicsr.data.prefetch_dataloader import CPUPrefetcher, CUDAPrefetcher
 
 
@@ -21,9 +24,18 @@ def training_section(opt: dict) -> dict:
     return section
 
 
-def training_loader(opt: dict, section: dict, accumulate: int = 1) -> tuple[Any, EnlargedSampler]:
-    """(loader, its sampler) of this process's training batches, merged in groups of `accumulate`."""
-    dataset, ratio = build_dataset(section), section.get('dataset_enlarge_ratio') or 1
+def training_loader(
+    opt: dict, section: dict, accumulate: int = 1, dataset: Dataset | None = None
+) -> tuple[Any, EnlargedSampler]:
+    """(loader, its sampler) of this process's training batches, merged in groups of `accumulate`.
+
+    Args:
+        opt: The resolved options.
+        section: The section of the data set.
+        accumulate: How many batches are loaded as one.
+        dataset: None: that of the section.
+    """
+    dataset, ratio = dataset or build_dataset(section), section.get('dataset_enlarge_ratio') or 1
     sampler = EnlargedSampler(dataset, opt['world_size'], opt['rank'], ratio, opt['manual_seed'])
     loader = build_dataloader(dataset, section, opt['num_gpu'], opt['dist'], sampler, opt['manual_seed'], accumulate)
     return loader, sampler
@@ -31,8 +43,52 @@ def training_loader(opt: dict, section: dict, accumulate: int = 1) -> tuple[Any,
 
 def loader_beside_the_training(opt: dict) -> Any:
     """A separate loader of training batches: using some between two iterations must not advance the training loader."""
-    section = {**training_section(opt), 'prefetch_mode': None, 'persistent_workers': False}
-    return training_loader(opt, section)[0]
+    return training_loader(opt, _beside(opt))[0]
+
+
+def loader_of_some(opt: dict, loader: Any, indices: Sequence[int], accumulate: int = 1) -> Any:
+    """A loader of training batches of some samples of another loader's data set, which is not built again.
+
+    Raises:
+        ValueError: They are fewer than a batch.
+    """
+    return training_loader(opt, _beside(opt), accumulate, Some(loader.dataset, indices))[0]
+
+
+def _beside(opt: dict) -> dict:
+    return {**training_section(opt), 'prefetch_mode': None, 'persistent_workers': False}
+
+
+class Some(Dataset):
+    """Some of the samples of a data set, with the labels, groups and paths of these alone.
+
+    Args:
+        dataset: The data set. The numbers that seed its samples, see `SeededDataset`, are left to who seeds this one.
+        indices: Which, in order.
+    """
+
+    def __init__(self, dataset: Dataset, indices: Sequence[int]) -> None:
+        self.dataset = dataset.dataset if isinstance(dataset, SeededDataset) else dataset
+        self.indices = list(indices)
+        for name in _OF_SAMPLES:
+            values = getattr(self.dataset, name, None)
+            if values is not None and len(values) == len(self.dataset):
+                setattr(self, name, [values[index] for index in self.indices])
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getattr__(self, name: str) -> Any:  # `opt`, `classes`, and whatever else a data set has
+        if name == 'dataset':  # pickle asks for attributes before __init__
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.dataset[self.indices[index]]
+
+
+_OF_SAMPLES = ('labels', 'groups', 'paths')
+"""Attributes of data sets that have an entry for each sample."""
 
 
 def prefetcher(loader: Any, opt: dict) -> CPUPrefetcher | CUDAPrefetcher:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from basicsr.archs import build_network
+from basicsr.archs.frozen_statistics import freeze_if_asked
+from basicsr.data.loaders import loader_of_some
 from basicsr.models.base_model import BaseModel
 from basicsr.models.compiling import check_compiler
 from basicsr.models.contract import is_replaced, refuse_what_was_not_made
@@ -81,6 +83,7 @@ class Task(BaseModel):
         self.opt['train'] = options = train_options(self.opt)
         if options.get('compile'):
             check_compiler(self.device)
+        freeze_if_asked(self.get_bare_model(self.net_g), options)
         self.stepper = Stepper(options, self.device)
         self.accumulate = options.get('accumulate') or 1
         self._last_finite = LastFinite()
@@ -114,6 +117,9 @@ class Task(BaseModel):
             loss=self.loss,
             wrap=self._wrapped,
             batches=lambda: self.train_loader,
+            batches_of=self._batches_of,
+            optimizer=self._optimizer_of,
+            step=self._step_beside,
             device=self.device,
             seed=opt.get('manual_seed') or 0,
             processes=opt['world_size'],
@@ -161,12 +167,24 @@ class Task(BaseModel):
         return sum(self.losses(net, self.batch_on_device(data)).values())
 
     def setup_optimizers(self) -> None:
+        self.optimizer_g = self._optimizer_of(list(self.strategy.parameters().values()))
+        self.optimizers.append(self.optimizer_g)
+
+    def _optimizer_of(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         options = dict(self.opt['train'].get('optim_g') or {})
         if 'type' not in options:
             raise ValueError('train.optim_g.type: missing; name an optimizer of torch.optim, for example Adam')
-        parameters = list(self.strategy.parameters().values())
-        self.optimizer_g = self.get_optimizer(options.pop('type'), parameters, **options)
-        self.optimizers.append(self.optimizer_g)
+        return self.get_optimizer(options.pop('type'), parameters, **options)
+
+    def _batches_of(self, indices: list[int], step: bool) -> Any:
+        return loader_of_some(self.opt, self.train_loader, indices, self.accumulate if step else 1)
+
+    def _step_beside(self, net: Callable, data: Any, optimizer: torch.optim.Optimizer) -> float:
+        """A step as in training, by another optimizer, which no strategy follows; returns the loss."""
+        optimizer.zero_grad()
+        losses = self.reduce_loss_dict(self.back_propagate(net, self.batch_on_device(data)))
+        self.stepper.step(optimizer, losses)
+        return sum(losses.values())
 
     def _follow_strategy(self) -> None:
         """Where the strategy has parameters of its own now, optimizer and schedulers begin anew."""
@@ -185,6 +203,7 @@ class Task(BaseModel):
         if is_replaced(self, 'optimize_parameters') or is_replaced(self, 'train_step'):
             super().rehearse_step(data)
             return
+        self.strategy.rehearse()
         net = self.get_bare_model(self.net_g)
         with preserve_modes_and_buffers(net), preserve_gradients(net):
             terms = self.losses(self._in_amp(net), self.batch_on_device(data))

@@ -25,7 +25,6 @@ from basicsr.options.schema import (
 )
 from basicsr.options.specialised import specialised
 from basicsr.options.types import (
-    NotYet,
     Section,
     as_dict,
     field_called,
@@ -179,8 +178,6 @@ def _translated(error: ValidationError, section: type[Section], written: dict) -
                 yield key, f'unknown option{_nearest(key, parent)}'
         elif kind == 'missing' and len(key) == len(detail['loc']):
             yield key, f'missing; it must be {_expected(field)}'
-        elif any(value in data for data in field.metadata if isinstance(data, NotYet)):
-            yield key, f'not supported yet: {_short.repr(value)}; so far it must be {_expected(field)}'
         elif kind == 'value_error':
             yield key, str(detail['ctx']['error'])
         else:

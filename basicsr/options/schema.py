@@ -91,6 +91,9 @@ class Train(Section):
     accumulate: Whole(1, ceiling=10**6) = option(1, 'Batches whose gradients are accumulated for each step.')
     compile: bool = option(False, 'Compile the network with torch.compile.')
     channels_last: bool = option(False, 'Use the NHWC memory layout, which speeds up half-precision convolutions.')
+    freeze_batch_statistics: bool = option(
+        False, 'BatchNorm and its like normalize by their pre-trained statistics in training, too, as in DomainBed.'
+    )
     max_bad_steps: Whole(0) = option(
         10, 'Consecutive steps that may be skipped for a NaN or infinite loss or gradient before the run ends.'
     )

@@ -135,22 +135,6 @@ def iterations(time: float | str, total_iter: int) -> float:
     return float(time.removesuffix('%')) / 100 * total_iter if isinstance(time, str) else float(time)
 
 
-@dataclass(frozen=True, init=False)
-class NotYet:
-    """Marks values that are planned but not implemented, and refused as such: some, or all numbers above one."""
-
-    values: tuple[Any, ...]
-    above: float | None
-
-    def __init__(self, *values: Any, above: float | None = None) -> None:
-        object.__setattr__(self, 'values', values)
-        object.__setattr__(self, 'above', above)
-
-    def __contains__(self, value: Any) -> bool:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return value in self.values or (self.above is not None and number and value > self.above)
-
-
 @dataclass(frozen=True)
 class Belongs:
     """Marks a key that some files have at the wrong level; `to` is the right one."""

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from basicsr.data.data_sampler import endless
 from basicsr.utils.misc import get_random_state, set_random_state
+from ldt.frozen import thawed_normalizations
 from ldt.restore import preserve_modes_and_buffers
 from ldt.statistics import cumulative_means, normalizations
 
@@ -23,7 +24,8 @@ class BatchStatistics:
 
     They are the means of the statistics of `count` batches, that of each process its own, in training mode. Those of
     modules that normalize by their running statistics in training too (frozen ones) stay as they are, and so do all
-    other buffers and the random numbers.
+    other buffers and the random numbers. A network whose statistics are all frozen by `train.freeze_batch_statistics`
+    runs no batch.
 
     Args:
         loss: `loss(net, batch)` runs the network on a batch; its value is not looked at.
@@ -45,7 +47,7 @@ class BatchStatistics:
         Raises:
             ValueError: The network has batch statistics, and there are no training batches to compute them over.
         """
-        modules = normalizations(net)
+        modules = thawed_normalizations(net)
         if not modules:
             return
         if version is None or self._known is None or self._known[0] != version:

@@ -10,7 +10,7 @@ from torch import nn
 
 import ldt
 from basicsr.options.choices import NameOf
-from basicsr.options.types import List, NotYet, Real, Section, Time, Whole, iterations, option
+from basicsr.options.types import List, Real, Section, Time, Whole, iterations, option
 
 
 def _decay(values: list[float]) -> list[float]:
@@ -37,13 +37,21 @@ class LDTSection(Section):
         above=0, below=1
     ) = option(0.5, "Share of unstable layers; auto: those above Otsu's threshold of the log-scores.")
     unstable_prefixes: List(str, 1) | str = option(
-        None, 'For criterion prefix: layers whose names begin like this are unstable.'
+        None,
+        'For criterion prefix: layers whose names begin like this are unstable. Default: the head, where the network '
+        'says what that is.',
     )
     granularity: Literal['parameter', 'module'] = option(
         'parameter', "What is one layer: a parameter tensor, or a module's own tensors together."
     )
     scoring_batches: Whole(1, ceiling=10**6) = option(300, 'Training batches that are scored, over all processes.')
-    warmup_iter: Annotated[Literal[0], NotYet(above=0)] = option(0, 'Iterations of plain training before the scoring.')
+    warmup_iter: Whole(0, ceiling=10**9) = option(
+        0, 'Iterations in which the head trains alone, on one half of the samples; the other half is then scored.'
+    )
+    head_prefixes: List(str, 1) | str = option(
+        None,
+        'For warmup_iter, the head: layers whose names begin like this. Default: as the network says, where it does.',
+    )
     repartition_every: Whole(1) = option(None, 'Iterations after which the layers are scored and split anew.')
     exchange_every: Whole(1) = option(10, 'Strategy dual: iterations from one exchange of the branches to the next.')
     alternate_every: Whole(1) = option(
@@ -66,8 +74,6 @@ class LDTSection(Section):
         criterion, prefixes = given.get('criterion', 'variance'), given.get('unstable_prefixes')
         if prefixes and criterion != 'prefix':
             yield 'criterion', f'must be prefix where there are unstable_prefixes, not {criterion!r}'
-        if criterion == 'prefix' and not prefixes:
-            yield 'unstable_prefixes', 'missing; criterion prefix needs it'
         for group in ('stable', 'unstable', 'fixed'):
             if f'{group}_time' in given and f'{group}_decay' in given:
                 yield f'{group}_time', f'says the same as {group}_decay in another way; drop one of them (~)'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import torch
 
@@ -10,6 +11,7 @@ import ldt
 from basicsr.results.plots import plot_layer_scores
 from basicsr.strategies.ldt_options import LDTSection
 from basicsr.strategies.strategy import Setting
+from basicsr.strategies.warm_up import WarmUp
 from basicsr.utils.dist_util import master_only
 from basicsr.utils.img_util import imfrombytes
 from basicsr.utils.logger import get_root_logger, not_essential
@@ -27,13 +29,19 @@ def partition_files(partition: ldt.Partition, folder: str | None) -> dict[str, s
 
 
 @master_only
-def report_partition(branches: ldt.Decomposition, options: LDTSection, setting: Setting, iteration: int) -> None:
+def report_partition(
+    branches: ldt.Decomposition,
+    options: LDTSection,
+    setting: Setting,
+    iteration: int,
+    warm_up: WarmUp | None = None,
+) -> None:
     """Write the files, log the groups and their time constants, and show both in TensorBoard."""
     partition, logger = branches.partition, get_root_logger()
     files = partition_files(partition, setting.folder)
     if 'partition' in files:
         with not_essential(files['partition']):
-            partition.save(files['partition'])
+            replace(partition, samples=warm_up.record() if warm_up else {}).save(files['partition'])
     if 'layer scores' in files:
         title = f'{setting.name}: gradient {partition.criterion.replace("_", " ")} of every layer'
         with not_essential(files['layer scores']):

@@ -15,9 +15,11 @@ from basicsr.data.data_sampler import endless
 from basicsr.options.check import check_section
 from basicsr.options.types import option
 from basicsr.strategies.batch_statistics import BatchStatistics
+from basicsr.strategies.heads import head_prefixes
 from basicsr.strategies.ldt_options import LDTSection, time_mistakes
 from basicsr.strategies.ldt_report import partition_files, report_partition
 from basicsr.strategies.strategy import Setting, Strategy
+from basicsr.strategies.warm_up import WarmUp
 from basicsr.utils.dist_util import broadcast
 from basicsr.utils.logger import get_root_logger
 from basicsr.utils.registry import STRATEGY_REGISTRY
@@ -28,8 +30,8 @@ from ldt.restore import preserve_gradients
 class LDT(Strategy):
     """Trains in two branches, or in one network that alternates (LDT-S), and publishes the composite.
 
-    Before `prepare`, which scores and splits the layers, the network is that of plain training. A run leaves
-    `partition.json` and `layer_scores.png`.
+    Before `prepare`, which scores and splits the layers, the network is that of plain training. With `warmup_iter`, the
+    head trains alone before, see `WarmUp`. A run leaves `partition.json` and `layer_scores.png`.
 
     Args:
         net: The network. In two branches it is copied; LDT-S trains it itself.
@@ -37,9 +39,10 @@ class LDT(Strategy):
 
     Attributes:
         decomposition: The branches; None until the layers are split.
+        warm_up: What the run began with, or None.
 
     Raises:
-        ValueError: Mistakes in the section; all are named.
+        ValueError: Mistakes in the section, all of which are named; or a head that the network does not have.
     """
 
     name = 'ldt'
@@ -50,6 +53,11 @@ class LDT(Strategy):
         self.network, self.setting = net, setting
         self.options: LDTSection = check_section(LDTSection, setting.options['ldt'], 'train.ldt')
         self.decomposition: ldt.Decomposition | None = None
+        self.warm_up: WarmUp | None = None
+        if self.options.criterion == 'prefix':
+            self._unstable = head_prefixes(net, self.options.unstable_prefixes, 'train.ldt.unstable_prefixes')
+        if self.options.warmup_iter:
+            self._warm_up_for(self.options.warmup_iter)
         self.statistics = BatchStatistics(setting.loss, setting.batches)
 
     @classmethod
@@ -64,14 +72,27 @@ class LDT(Strategy):
         if section.get(interval):
             other = {'exchange_every': 'dual', 'alternate_every': 'alternating'}[interval]
             yield f'train.ldt.{interval}', f'without effect: it belongs to strategy {other}'
+        if section.get('head_prefixes') and not section.get('warmup_iter'):
+            yield 'train.ldt.head_prefixes', 'without effect: it belongs to warmup_iter'
+
+    def _warm_up_for(self, iterations: int) -> None:
+        prefixes = head_prefixes(self.network, self.options.head_prefixes, 'train.ldt.head_prefixes')
+        self.warm_up = WarmUp(iterations, prefixes, self.setting)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         if self.decomposition is None:  # an optimizer of all of them shows mistakes in its options
             return {name: value for name, value in self.network.named_parameters() if value.requires_grad}
         return dict(self.decomposition.named_trainable_parameters())
 
+    def rehearse(self) -> None:
+        if self.warm_up:
+            self.warm_up.check()
+
     def prepare(self, loss: Callable[[nn.Module, Any], Tensor], batches: Any) -> None:
-        """Score the layers on training batches, split them, and make the branches."""
+        """Warm up where that is asked for, score the layers on training batches, split them, and make the branches."""
+        if self.warm_up:
+            self.warm_up.run(self.network)
+            batches = self.warm_up.scoring_batches
         self._decompose(broadcast(self._partition(self.network, loss, batches)))
         self._report(0)
 
@@ -84,7 +105,7 @@ class LDT(Strategy):
         options = self.options
         layers = ldt.layers_of(net, 'module') if options.granularity == 'module' else {}
         if options.criterion == 'prefix':
-            return replace(ldt.Partition.from_prefixes(net, options.unstable_prefixes), layers=layers)
+            return replace(ldt.Partition.from_prefixes(net, self._unstable), layers=layers)
         count = -(-options.scoring_batches // self.setting.processes)
         with tqdm(total=count, desc='Score layers', unit='batch', leave=False, disable=None) as progress:
             scores = ldt.score_layers(
@@ -113,8 +134,9 @@ class LDT(Strategy):
             frozen = [name for name in layers if not parameters[name].requires_grad]
             for name in frozen:
                 parameters[name].requires_grad_(True)
+            batches = self.warm_up.scoring_batches if self.warm_up else self.setting.batches()
             try:
-                partition = broadcast(self._partition(net, self.setting.loss, self.setting.batches(), iteration))
+                partition = broadcast(self._partition(net, self.setting.loss, batches, iteration))
             except ValueError as error:  # gradients that are not finite: of these batches, or of weights that exploded
                 for name in frozen:
                     parameters[name].requires_grad_(False)
@@ -127,7 +149,7 @@ class LDT(Strategy):
         self._report(iteration)
 
     def _report(self, iteration: int) -> None:
-        report_partition(self.decomposition, self.options, self.setting, iteration)
+        report_partition(self.decomposition, self.options, self.setting, iteration, self.warm_up)
 
     def networks(self) -> Iterator[tuple[str, Callable]]:
         yield from zip(self.decomposition.branch_names, self.decomposition.branches(), strict=True)
@@ -153,7 +175,10 @@ class LDT(Strategy):
             yield net
 
     def state_dict(self) -> dict[str, Any]:
-        return {'strategy': self.options.strategy, 'decomposition': self.decomposition.state_dict()}
+        state = {'strategy': self.options.strategy, 'decomposition': self.decomposition.state_dict()}
+        if self.warm_up:  # a run that goes on scores the samples that it did not warm up on
+            state['warmup_iter'] = self.warm_up.iterations
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if state['strategy'] != self.options.strategy:
@@ -161,6 +186,9 @@ class LDT(Strategy):
                 f'train.ldt.strategy: the training state was saved with {state["strategy"]}, and the options ask for '
                 f'{self.options.strategy}; a run goes on with what it began with'
             )
+        self.warm_up = None
+        if state.get('warmup_iter'):
+            self._warm_up_for(state['warmup_iter'])
         saved = state['decomposition']
         self._decompose(ldt.Partition.from_dict(saved['partition']))
         asked = (self.decomposition.decay, self.decomposition.exchange_every)

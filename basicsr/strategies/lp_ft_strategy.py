@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from basicsr.options.types import List, Section, Share, Whole, iterations, option
+from basicsr.strategies.heads import head_prefixes
 from basicsr.strategies.plain_strategy import Plain
 from basicsr.strategies.strategy import Setting
 from basicsr.utils.logger import get_root_logger
@@ -19,20 +20,9 @@ class HeadFirst(Section):
     """train.head_first"""
 
     iter: Whole(1) | Share = option(..., 'Iterations in which the head trains alone.')
-    prefixes: List(str, 1) | str = option(..., 'The head: layers whose names begin like this.')
-
-
-def head_of(net: nn.Module, section: Mapping[str, Any]) -> list[str]:
-    """Names of the layers (parameter tensors) that `train.head_first` trains first.
-
-    Raises:
-        ValueError: A prefix that no layer has, or prefixes that leave nothing to train later.
-    """
-    try:
-        return Partition.from_prefixes(net, section['prefixes']).unstable
-    except ValueError as error:
-        message = 'all layers have one of them' if 'group is empty' in str(error) else str(error)
-        raise ValueError(f'train.head_first.prefixes: {message}') from error
+    prefixes: List(str, 1) | str = option(
+        None, 'The head: layers whose names begin like this. Default: as the network says, where it does.'
+    )
 
 
 @STRATEGY_REGISTRY.register()
@@ -50,7 +40,7 @@ class LPFT(Plain):
         last: The last iteration in which the head trains alone.
 
     Raises:
-        ValueError: See `head_of`.
+        ValueError: See `head_prefixes`.
     """
 
     name = 'lp_ft'
@@ -60,7 +50,8 @@ class LPFT(Plain):
     def __init__(self, net: nn.Module, setting: Setting) -> None:
         section = setting.options['head_first']
         self.last = round(iterations(section['iter'], setting.total_iter))
-        head = {*head_of(net, section)}
+        prefixes = head_prefixes(net, section.get('prefixes'), 'train.head_first.prefixes')
+        head = {*Partition.from_prefixes(net, prefixes).unstable}
         trainable = {name: value for name, value in net.named_parameters() if value.requires_grad}
         self._later = [value for name, value in trainable.items() if name not in head]
         self._all = trainable

@@ -32,6 +32,11 @@ class Setting:
             a network is run where only its batch statistics matter.
         wrap: Makes what runs in place of a network in a step: DistributedDataParallel, torch.compile.
         batches: The training batches beside those of the training loop: a loader, or None where there is none.
+        batches_of: `batches_of(indices, step)` is a loader of batches of these training samples alone, each as large as
+            a batch of `batches`, or with `step` as what a step takes. A ValueError where they do not make one.
+        optimizer: An optimizer of these parameters, as the options say.
+        step: `step(net, batch, optimizer)` takes a step on a batch as the training does, with its precision,
+            accumulation and clipping, and returns the loss, the same in all processes.
         device: Where networks are.
         seed: Of the run.
         processes: How many train together.
@@ -46,6 +51,9 @@ class Setting:
     loss: Callable[[nn.Module, Any], Tensor]
     wrap: Callable[[nn.Module], Callable] = lambda net: net
     batches: Callable[[], Any] = _nothing
+    batches_of: Callable[[list[int], bool], Any] = _nothing
+    optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer] | None = None
+    step: Callable[[Callable, Any, torch.optim.Optimizer], float] | None = None
     device: torch.device | str = 'cpu'
     seed: int = 0
     processes: int = 1
@@ -113,6 +121,9 @@ class Strategy(ABC):
     def without_effect(cls, opt: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """Keys that do nothing as the other options are, as (dotted key, message)."""
         return iter(())
+
+    def rehearse(self) -> None:  # noqa: B027
+        """Called before a run leaves anything behind: raise a ValueError where `prepare` would."""
 
     def prepare(self, loss: Callable[[nn.Module, Any], Tensor], batches: Any) -> None:  # noqa: B027
         """Called once before the first iteration of a run, not where one is resumed: scores, partition."""
@@ -220,6 +231,9 @@ class Wrapper(Strategy):
 
     def names(self) -> list[str]:
         return [*self.inner.names(), self.name]
+
+    def rehearse(self) -> None:
+        self.inner.rehearse()
 
     def prepare(self, loss: Callable[[nn.Module, Any], Tensor], batches: Any) -> None:
         self.inner.prepare(loss, batches)

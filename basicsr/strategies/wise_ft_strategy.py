@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from basicsr.options.types import Real, option
 from basicsr.strategies.average import Average
@@ -42,7 +42,14 @@ class WiseFT(Average):
         if not setting.pretrained:
             raise ValueError(f'path.pretrain_network_g: missing; {self._NEEDED}')
         self.alpha = setting.options['wise_ft']
-        self._pretrained = [weight.detach().clone() for weight in inner.network.parameters()]
+        self._keep_pretrained()
+
+    def _keep_pretrained(self) -> None:
+        self._pretrained = [weight.detach().clone() for weight in self.inner.network.parameters()]
+
+    def prepare(self, loss: Callable[[nn.Module, Any], Tensor], batches: Any) -> None:
+        super().prepare(loss, batches)
+        self._keep_pretrained()  # with the head that a warm-up has trained, in place of one at random
 
     _NEEDED = 'train.wise_ft interpolates between these weights and the fine-tuned ones'
 

@@ -389,7 +389,8 @@ def test_warmup_ends_at_the_full_rate(pictures, tmp_path):
             r'fixed_time: must be a number of at least 1 or a share of',
         ),
         ({'unstable_time': ['5%']}, r'unstable_time: must be a list of 2'),
-        ({'warmup_iter': 100}, r'train\.ldt\.warmup_iter: not supported yet'),
+        ({'warmup_iter': 5}, r'train\.ldt\.head_prefixes: missing, and the network \(MambaIR\) has no head_prefixes'),
+        ({'warmup_iter': 5, 'head_prefixes': 'upsampel'}, r'head_prefixes: no layer has .*; near it: upsample'),
         ({'unstabel_ratio': 0.4}, "train.ldt.unstabel_ratio: unknown option; did you mean 'unstable_ratio'"),
         ({'criterion': 'varience'}, 'train.ldt.criterion'),
         ({'unstable_ratio': 1}, 'train.ldt.unstable_ratio'),
@@ -397,7 +398,8 @@ def test_warmup_ends_at_the_full_rate(pictures, tmp_path):
         ({'exchange_every': 0}, 'train.ldt.exchange_every'),
         ({'update': 'slow'}, 'train.ldt.update'),
         ({'stable_decay': 0.9}, 'train.ldt.stable_decay'),
-        ({'criterion': 'prefix'}, 'train.ldt.unstable_prefixes'),
+        ({'criterion': 'prefix'}, r'train\.ldt\.unstable_prefixes: missing, and the network'),
+        ({'criterion': 'prefix', 'unstable_prefixes': 'norms'}, r'unstable_prefixes: no layer has the prefix'),
     ],
 )
 def test_mistakes_in_the_ldt_section_stop_before_training(pictures, tmp_path, section, message):

@@ -196,11 +196,6 @@ def test_two_test_sets_of_one_name_are_refused(tmp_path):
         parse(tmp_path, text)
 
 
-def test_what_is_not_supported_yet_is_refused_not_ignored(tmp_path):
-    with pytest.raises(ValueError, match=r'train\.ldt\.warmup_iter: not supported yet'):
-        parse(tmp_path, MINIMAL + 'train: {ldt: {warmup_iter: 5}}')
-
-
 def test_testing_as_mambair_writes_it(tmp_path):
     opt, _ = parse(tmp_path, MINIMAL + 'val: {selfensemble_testing: true, patchwise_testing: false}')
     assert opt['val'] == {'selfensemble_testing': True, 'patchwise_testing': False}

@@ -148,7 +148,11 @@ def test_wrappers_follow_the_switch(pictures, tmp_path, one_process, monkeypatch
 
 @pytest.mark.parametrize(
     ('prefixes', 'message'),
-    [('haed', r"no layer has the prefix 'haed'; near it: head"), (['head', 'body'], 'all layers have one of them')],
+    [
+        ('haed', r"no layer has the prefix 'haed'; near it: head"),
+        (['head', 'body'], 'all layers have one of them'),
+        (None, r'missing, and the network \(TwoConvs\) has no head_prefixes .* such as head$'),
+    ],
 )
 def test_a_head_that_is_none_is_said(pictures, tmp_path, prefixes, message):
     with pytest.raises(ValueError, match=rf'train\.head_first\.prefixes: {message}'):
@@ -420,7 +424,6 @@ PLAIN = {'train__ema_decay': 0}
         ),
         ({'train__head_first': {'iter': '1%', 'prefixes': 'x'}}, r'head_first\.iter: must be at least 1 and below'),
         ({'train__head_first': {'iter': '100%', 'prefixes': 'x'}}, r'head_first\.iter: .*, and is 30'),
-        ({'train__head_first': {'iter': 3}}, r'train\.head_first\.prefixes: missing'),
         ({'train__head_first': {}}, r'train\.head_first\.iter: missing'),
         ({'train__swad': {'tolerance': 0.9}}, r'train\.swad\.tolerance: must be a number of at least 1'),
         ({'train__swad': {}, 'val__val_freq': None}, r'val\.val_freq: missing; train\.swad goes by the loss'),

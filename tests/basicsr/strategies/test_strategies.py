@@ -39,6 +39,7 @@ SMALL = {
     'lp_ft': {'head_first': {'iter': 3, 'prefixes': 'head'}},
     'ldt': {'ldt': {**LDT, 'exchange_every': 2}},
     'ldt, alternating': {'ldt': {**LDT, 'strategy': 'alternating', 'alternate_every': 1}},
+    'ldt, warmed up': {'ldt': {**LDT, 'warmup_iter': 2, 'head_prefixes': 'head', 'exchange_every': 2}},
     'ldt, split anew': {'ldt': {**LDT, 'exchange_every': 1, 'repartition_every': 3}},
 }
 """Options of `train` that ask for a strategy in a run of eight iterations; give yours some here. More than one set of
@@ -116,6 +117,8 @@ def written(pictures, tmp_path, pretrained, monkeypatch):
     def write(labels, network='TwoConvs', **train):
         opt = options(pictures, tmp_path, total_iter=TOTAL, **section(labels), **train)
         opt['network_g'] = {'type': network}
+        if 'ldt, warmed up' in labels:  # halves of three pictures
+            opt['datasets']['train']['dataset_enlarge_ratio'] = 2
         opt['path'].update(pretrain_network_g=str(pretrained / f'{network}.pth'))
         return opt
 
