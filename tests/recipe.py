@@ -15,14 +15,18 @@ def _value(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
     noise = rng.standard_normal(shape)
     leaf = name.rpartition('.')[2]
     match leaf:
-        case 'A_logs':  # (channels, state)
+        case 'A_logs' | 'A_log' | 'A_b_log':  # (channels, state)
             return np.log(np.arange(1, shape[1] + 1))[None] + 0.1 * noise
-        case 'Ds' | 'skip_scale' | 'skip_scale2':
+        case 'Ds' | 'D' | 'D_b' | 'gamma' | 'skip_scale' | 'skip_scale2':
             return 1 + 0.1 * noise
         case 'dt_projs_bias':
             return rng.uniform(-6, -2, shape)
+        case 'pos_embed' | 'cls_token':
+            return 0.2 * noise
         case 'x_proj_weight' | 'dt_projs_weight':  # (directions, out, in)
             return noise / np.sqrt(shape[2])
+    if name.endswith(('.dt_proj.bias', '.dt_proj_b.bias')):
+        return rng.uniform(-6, -2, shape)
     if len(shape) == 1:
         return 1 + 0.1 * noise if leaf == 'weight' else 0.02 * noise
     return noise / np.sqrt(np.prod(shape[1:]))
@@ -42,6 +46,14 @@ def batch(seed: int, size: int, height: int, width: int, scale: int) -> tuple[Te
     lq = rng.random((size, 3, height, width), dtype=np.float32)
     gt = rng.random((size, 3, height * scale, width * scale), dtype=np.float32)
     return torch.from_numpy(lq), torch.from_numpy(gt)
+
+
+def images(seed: int, shape: list[int], classes: int) -> tuple[Tensor, Tensor]:
+    """Pictures in [0, 1], (size, channels, height, width) = `shape`, and their classes, (size,)."""
+    rng = np.random.Generator(np.random.PCG64([seed, 7]))
+    pictures = rng.random(shape, dtype=np.float32)
+    labels = np.random.Generator(np.random.PCG64([seed, 8])).integers(0, classes, shape[0])
+    return torch.from_numpy(pictures), torch.from_numpy(labels)
 
 
 class FourConvs(nn.Module):

@@ -19,6 +19,8 @@ Side = Annotated[int, Ge(1), Ceiling(65536)]
 """Height or width, in pixels."""
 Scale = Annotated[int, Ge(1), Ceiling(64)]
 """Output pixels per input pixel along a side."""
+Classes = Annotated[int, Ge(0), Ceiling(10**6)]
+"""Outputs of a classifier; 0 for none."""
 Border = Annotated[int, Ge(0), Ceiling(65536)]
 """Pixels that are cut off along each side."""
 Ratio = Annotated[float, Gt(0), Ceiling(1000)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import logging
 import os
@@ -108,7 +109,8 @@ def _read(path: str | os.PathLike, map_location: Any) -> Any:
         if zipfile.is_zipfile(file):  # otherwise torch's format before 1.6, which has no checksums
             check_archive(file)
         file.seek(0)
-        content = torch.load(file, map_location=map_location, weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # the command line of a training, beside weights
+            content = torch.load(file, map_location=map_location, weights_only=True)
     _check_tensors(content)
     return content
 
@@ -132,8 +134,8 @@ def _check_tensors(content: Any) -> None:
         if isinstance(value, Tensor):
             if value.layout == torch.strided and not value.is_nested and value.device.type != 'meta':
                 _check_strides(value)
-        elif isinstance(value, dict):
-            waiting += value.values()
+        elif isinstance(value, dict | argparse.Namespace):
+            waiting += (value if isinstance(value, dict) else vars(value)).values()
         elif isinstance(value, list | tuple | set):
             waiting += value
 

@@ -25,6 +25,10 @@ SMALL = {
         **{'img_size': 16, 'window_size': 8, 'embed_dim': 12, 'depths': [2], 'num_heads': [2], 'mlp_ratio': 2.0},
         **{'upsampler': 'pixelshuffledirect', 'upscale': 2, 'drop_path_rate': 0.0},
     },
+    'VisionMamba': {
+        **{'img_size': 32, 'patch_size': 8, 'stride': 8, 'depth': 2, 'embed_dim': 24, 'd_state': 4, 'num_classes': 5},
+        **{'final_pool_type': 'mean', 'drop_path_rate': 0.0},
+    },
     'spandrel': {'architecture': 'SAFMN', 'dim': 8, 'n_blocks': 1, 'upscaling_factor': 2},
     'timm': {'name': 'test_vit', 'num_classes': 5, 'img_size': 32},
 }
@@ -53,7 +57,7 @@ def built(name):
 
 
 def batch(net, name):
-    """Two of the smallest pictures that the network says it takes; of a classifier, of the size that it has."""
+    """Two of the smallest pictures that the network says it takes; of a classifier, of the size in SMALL."""
     traits = traits_of(net, SMALL.get(name))
     height, width = (1 + lacks for lacks in traits.padding(1, 1))
     if scale_of(net) is None:

@@ -5,7 +5,9 @@ import subprocess
 import sys
 
 import pytest
+import timm
 import torch
+import torchvision
 from safetensors.torch import save_file
 
 from basicsr.archs import build_network
@@ -90,6 +92,94 @@ def test_files_that_do_not_fit(first, tmp_path):
     save_checkpoint({'params': narrow}, tmp_path / 'x.pth')
     with pytest.raises(ValueError, match=r'only in the network: bn1\.weight'):
         build_network({**SMALL, 'pretrained': str(tmp_path / 'x.pth')})
+
+
+def renamed(net):
+    """The tensors of a network in their order, under names of another port."""
+    return {
+        f'_part{place}.{name.rpartition(".")[2]}': value for place, (name, value) in enumerate(net.state_dict().items())
+    }
+
+
+def test_a_file_with_other_names_in_the_same_order(first, tmp_path):
+    path = tmp_path / 'port.pth'
+    save_checkpoint(renamed(first), path)
+    given = {**SMALL, 'pretrained': str(path), 'pretrained_match': 'order'}
+    assert same(build_network(given), first)
+    fewer = build_network({**given, 'num_classes': 3})
+    assert fewer.fc.weight.shape[0] == 3 and same(first, fewer, HEAD)
+    save_checkpoint({name: value for name, value in renamed(first).items() if not name.endswith('tracked')}, path)
+    assert same(build_network(given), first)
+    with pytest.raises(ValueError, match=r'(?s)does not fit test_resnet.*pretrained_match: order'):
+        build_network({**given, 'pretrained_match': 'name'})
+
+
+def test_the_first_place_where_the_order_differs(first, tmp_path):
+    path, port = tmp_path / 'port.pth', renamed(first)
+    given = {**SMALL, 'pretrained': str(path), 'pretrained_match': 'order'}
+    names, own = list(port), list(first.state_dict())
+    place = next(at for at, name in enumerate(own) if name.endswith('conv2.weight'))
+    for changed, message in (
+        ({**port, names[place]: torch.zeros(2, 2)}, rf'place {place + 1} {names[place]} of \(2, 2\) stands where'),
+        (dict(list(port.items())[:-1]), r'the file ends before fc\.bias'),
+        ({**port, 'more': torch.zeros(1)}, 'the network ends before more'),
+    ):
+        save_checkpoint(changed, path)
+        with pytest.raises(ValueError, match=message):
+            build_network(given)
+    save_file(first.state_dict(), tmp_path / 'sorted.safetensors')  # which keeps no order
+    with pytest.raises(ValueError, match='at place'):
+        build_network({**given, 'pretrained': str(tmp_path / 'sorted.safetensors')})
+
+
+def test_tensors_of_equal_shape_are_not_taken_for_each_other(first, tmp_path):
+    names = list(first.state_dict())
+    place = names.index('bn1.weight')
+    names[place], names[place + 1] = names[place + 1], names[place]
+    save_checkpoint({name: first.state_dict()[name] for name in names}, tmp_path / 'x.pth')
+    with pytest.raises(ValueError, match=r'bn1\.bias stands where bn1\.weight should'):
+        build_network({**SMALL, 'pretrained': str(tmp_path / 'x.pth'), 'pretrained_match': 'order'})
+
+
+def test_an_order_without_a_file(tmp_path):
+    for pretrained in (True, False):
+        given = {**SMALL, 'pretrained': pretrained, 'pretrained_match': 'order'}
+        with pytest.raises(ValueError, match='pretrained_match: order is for the file'):
+            build_network(given)
+        assert [key for key, _ in timm_network.check_options(given)] == ['pretrained_match']
+    assert options_to_rebuild({**SMALL, 'pretrained': 'x.pth', 'pretrained_match': 'order'}, 'net_g.pth') == {
+        **SMALL,
+        'pretrained': False,
+    }
+
+
+@pytest.mark.parametrize('name', ['resnet18', 'vit_tiny_patch16_224'])
+def test_weights_saved_by_torchvision(name, tmp_path):
+    """Names and shapes of its resnets are those of timm, so its files load; a ViT is another there."""
+    theirs = torchvision.models.resnet18(weights=None)
+    torch.save(theirs.state_dict(), tmp_path / 'resnet18-5c106cde.pth')
+    given = {'type': 'timm', 'name': name, 'num_classes': 3, 'pretrained': str(tmp_path / 'resnet18-5c106cde.pth')}
+    if name == 'resnet18':
+        assert same(theirs, build_network(given), HEAD)
+    else:
+        with pytest.raises(ValueError, match='does not fit vit_tiny_patch16_224'):
+            build_network(given)
+
+
+def test_resnet50_is_named_as_that_of_torchvision():
+    with torch.device('meta'):
+        ours, theirs = timm.create_model('resnet50'), torchvision.models.resnet50()
+    assert [(name, value.shape) for name, value in ours.state_dict().items()] == [
+        (name, value.shape) for name, value in theirs.state_dict().items()
+    ]
+
+
+def test_the_size_that_a_network_needs(first):
+    assert first.input_size is None
+    assert build_network({'type': 'timm', 'name': 'test_vit', 'num_classes': 2}).input_size is None  # it adapts
+    fixed = {'type': 'timm', 'name': 'vit_tiny_patch16_224', 'depth': 1, 'num_classes': 2}
+    assert build_network({**fixed, 'img_size': 64}).input_size == (64, 64)
+    assert build_network(fixed).input_size == (224, 224)
 
 
 def test_mistakes_in_option_files_are_found_before_anything_is_built():

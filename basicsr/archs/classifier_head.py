@@ -1,0 +1,37 @@
+"""A classifier's head, where a file of weights has one for other classes, or none."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Collection
+
+from torch import Tensor
+
+__all__ = ['with_own_head']
+
+
+def with_own_head(
+    weights: dict[str, Tensor], own: dict[str, Tensor], layers: Collection[str], path: str | os.PathLike
+) -> dict[str, Tensor]:
+    """`weights` with a network's own head if theirs is missing, superfluous, or has other classes; which is logged.
+
+    Args:
+        weights: A state dict, of the file `path`.
+        own: That of the network.
+        layers: Names of the layers of its head.
+        path: For the log.
+    """
+    head = {name for name in {*weights, *own} if name.rpartition('.')[0] in layers}
+    lacking = own.keys() - weights.keys()
+    replaced = {name for name in head & weights.keys() if name not in own or weights[name].shape != own[name].shape}
+    if lacking and lacking <= head:
+        replaced |= lacking
+    if replaced:
+        logging.getLogger('basicsr').info(
+            '%s: the head is not loaded, but begins anew, as its classes are others: %s',
+            path,
+            ', '.join(sorted(replaced)),
+        )
+    kept = {name: value for name, value in weights.items() if name not in replaced}
+    return {**kept, **{name: own[name] for name in replaced & own.keys()}}
