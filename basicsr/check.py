@@ -13,7 +13,7 @@ import torch
 from basicsr.archs.from_weights import outlive_its_first_file
 from basicsr.data import build_dataset
 from basicsr.data.loaders import loader_beside_the_training, prefetcher, training_loader
-from basicsr.data.samples import Sizes, size_of
+from basicsr.data.samples import INPUTS, Sizes, size_of
 from basicsr.evaluation import compared
 from basicsr.models import build_model
 from basicsr.models.in_words import network_in_words
@@ -121,7 +121,7 @@ def _check_data(rehearsal: Rehearsal) -> tuple[list[str], dict[str, Sizes]]:
             broken += found
             lines.append(f'datasets.{key} ({section["name"]}): {len(dataset)} pictures{_in_words(seen, section)}')
             if not found:
-                known = {index: one.get('lq') or one.get('gt') for index, one in enumerate(seen) if one}
+                known = {index: next(one[key] for key in INPUTS if key in one) for index, one in enumerate(seen) if one}
                 sizes[key] = {} if section['phase'] == 'train' else known
     if broken:
         more = f'\n  … and {len(broken) - _SHOWN} more' if len(broken) > _SHOWN else ''
@@ -137,14 +137,14 @@ def _epochs(opt: dict, section: dict) -> str:
 
 
 def _open_all(dataset: Any, key: str) -> tuple[list[dict[str, tuple[int, int]]], list[str]]:
-    """(height and width of each item's lq and gt, what is wrong with the others)."""
+    """(height and width of each item's pictures, what is wrong with the others)."""
 
     def look(index: int) -> dict[str, tuple[int, int]] | str:
         try:
             item = dataset[index]
         except Exception as error:
             return ' '.join(f'datasets.{key}: {described(error)}'.split())
-        return {name: size for name in ('lq', 'gt') if (size := size_of(item, name)) is not None}
+        return {name: size for name in INPUTS if (size := size_of(item, name)) is not None}
 
     seen = in_threads(look, range(len(dataset)), os.cpu_count() or 1, f'Open {key}')
     return [one for one in seen if isinstance(one, dict)], [one for one in seen if isinstance(one, str)]
@@ -152,7 +152,7 @@ def _open_all(dataset: Any, key: str) -> tuple[list[dict[str, tuple[int, int]]],
 
 def _in_words(sizes: list[dict[str, tuple[int, int]]], section: dict) -> str:
     texts = []
-    for name in ('lq', 'gt'):
+    for name in INPUTS:
         sides = sorted({size[name] for size in sizes if name in size})
         if sides:
             small, large = (f'{height}x{width}' for height, width in (sides[0], sides[-1]))

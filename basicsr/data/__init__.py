@@ -18,7 +18,7 @@ from basicsr.data.prefetch_dataloader import PrefetchDataLoader
 from basicsr.data.workers import WatchedLoader
 from basicsr.utils.registry import DATASET_REGISTRY, import_modules
 
-__all__ = ['build_dataloader', 'build_dataset']
+__all__ = ['build_dataloader', 'build_dataset', 'loaded_at_a_time']
 
 import_modules(__file__, __name__, '_dataset')
 
@@ -57,8 +57,9 @@ def build_dataloader(
         dataset: The dataset.
         dataset_opt: Its section. `phase: train` needs `batch_size_per_gpu` and `num_worker_per_gpu`; incomplete
             batches are dropped, and `use_shuffle` (default true) counts where there is no sampler. `val` and
-            `test` give single pictures in order, loaded by the main process unless `num_worker_per_gpu` says
-            otherwise. Optional: `prefetch_mode` (cpu, cuda), `num_prefetch_queue`, `pin_memory`,
+            `test` give the samples in order, loaded by the main process unless `num_worker_per_gpu` says otherwise:
+            single pictures, or batches of `batch_size_per_gpu` where a dataset has `test_batch_size`, which is the
+            default then. Optional: `prefetch_mode` (cpu, cuda), `num_prefetch_queue`, `pin_memory`,
             `persistent_workers`.
         num_gpu: GPUs of a run in one process, whose batches and workers are multiplied by it; 0 means the CPU.
         dist: One process for each GPU, so that nothing is multiplied.
@@ -72,9 +73,11 @@ def build_dataloader(
     """
     phase = dataset_opt.get('phase')
     if phase == 'train':
-        args = _training_args(dataset, dataset_opt, 1 if dist else max(num_gpu, 1), sampler, accumulate)
+        args = _training_args(dataset, dataset_opt, num_gpu, dist, sampler, accumulate)
     elif phase in ('val', 'test'):
-        args = {'batch_size': 1, 'shuffle': False, 'num_workers': dataset_opt.get('num_worker_per_gpu') or 0}
+        size = getattr(dataset, 'test_batch_size', None)
+        size = 1 if size is None else dataset_opt.get('batch_size_per_gpu') or size
+        args = {'batch_size': size, 'shuffle': False, 'num_workers': dataset_opt.get('num_worker_per_gpu') or 0}
     else:
         raise ValueError(f'the phase of a dataset is train, val or test, not {phase!r}')
     mode = dataset_opt.get('prefetch_mode')
@@ -97,13 +100,27 @@ def build_dataloader(
     return WatchedLoader(dataset, **args)
 
 
+def _multiplier(num_gpu: int, dist: bool) -> int:
+    return 1 if dist else max(num_gpu, 1)
+
+
+def loaded_at_a_time(dataset_opt: dict, num_gpu: int = 1, dist: bool = False, accumulate: int = 1) -> int:
+    """Samples of a training batch of this process, as `build_dataloader` loads them.
+
+    Raises:
+        ValueError: The section has no `batch_size_per_gpu`.
+    """
+    if dataset_opt.get('batch_size_per_gpu') is None:
+        raise ValueError('the training dataset needs batch_size_per_gpu')
+    return dataset_opt['batch_size_per_gpu'] * _multiplier(num_gpu, dist) * accumulate
+
+
 def _training_args(
-    dataset: Dataset, opt: dict, multiplier: int, sampler: Sampler | None, accumulate: int
+    dataset: Dataset, opt: dict, num_gpu: int, dist: bool, sampler: Sampler | None, accumulate: int
 ) -> dict[str, Any]:
-    for key in ('batch_size_per_gpu', 'num_worker_per_gpu'):
-        if opt.get(key) is None:
-            raise ValueError(f'the training dataset needs {key}')
-    batch_size = opt['batch_size_per_gpu'] * multiplier * accumulate
+    batch_size = loaded_at_a_time(opt, num_gpu, dist, accumulate)
+    if opt.get('num_worker_per_gpu') is None:
+        raise ValueError('the training dataset needs num_worker_per_gpu')
     length = len(dataset) if sampler is None else len(sampler)
     if length < batch_size:
         raise ValueError(
@@ -112,7 +129,7 @@ def _training_args(
         )
     return {
         'batch_size': batch_size,
-        'num_workers': opt['num_worker_per_gpu'] * multiplier,
+        'num_workers': opt['num_worker_per_gpu'] * _multiplier(num_gpu, dist),
         'sampler': sampler,
         'shuffle': sampler is None and opt.get('use_shuffle', True),
         'drop_last': True,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Sequence, Sized
 from contextlib import contextmanager
 from typing import Any
 
@@ -65,12 +65,75 @@ class EnlargedSampler(Sampler[int]):
         indices = torch.randperm(self.total_size, generator=generator) % self.dataset_size
         return iter(indices[self.rank :: self.num_replicas].tolist()[self.start :])
 
+    def places(self) -> Sequence[int]:
+        """Where in the epoch over all processes this process's samples stand."""
+        return range(self.start * self.num_replicas + self.rank, self.total_size, self.num_replicas)
+
     def __len__(self) -> int:
         return self.num_samples
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
         """Set the epoch whose permutation is used next, and how many of this process's samples to skip."""
         self.epoch, self.start = epoch, start
+
+
+class BalancedSampler(EnlargedSampler):
+    """Takes the domains of a dataset in turn, so that every batch has as many samples of each, or one less.
+
+    Over all processes and epochs, the samples are one endless sequence, whose place c belongs to domain number c mod D. Each
+    domain is gone through by random permutations of its own, one after the other. A batch of all processes has the
+    next places of that sequence, of which each process takes a part without gaps. So it has the same samples, with the
+    same random numbers, whatever number of processes shares it. Epochs end with whole batches: the smallest number
+    that has as many samples as the dataset times `ratio`.
+
+    Args:
+        groups: The domain of each sample, a number; D differ.
+        num_replicas: Number of processes.
+        rank: This process, 0 to num_replicas - 1.
+        batch_size: Samples that this process loads at a time.
+        ratio: Length of an epoch, in datasets; may be a fraction.
+        seed: The run's seed, at most 2**31 - 1; the same in all processes.
+
+    Raises:
+        ValueError: There are no samples, or the ratio is as for `EnlargedSampler`.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[int],
+        num_replicas: int | None,
+        rank: int | None,
+        batch_size: int,
+        ratio: float = 1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(groups, num_replicas, rank, ratio, seed)
+        of_each = torch.as_tensor(groups)
+        self._members = [(of_each == group).nonzero().flatten() for group in of_each.unique()]
+        self.batch_size = batch_size
+        batches = math.ceil(self.dataset_size * ratio / (batch_size * self.num_replicas))
+        self.num_samples = batches * batch_size
+        self.total_size = self.num_samples * self.num_replicas
+
+    def __iter__(self) -> Iterator[int]:
+        before, orders = self.epoch * self.total_size, {}
+        for place in self.places():
+            draw, group = divmod(before + place, len(self._members))
+            members = self._members[group]
+            time, index = divmod(draw, len(members))
+            if orders.get(group, (None,))[0] != time:
+                orders[group] = time, members[self._permutation(group, time)].tolist()
+            yield orders[group][1][index]
+
+    def _permutation(self, group: int, time: int) -> torch.Tensor:
+        """In which order a domain is gone through for the time with this number."""
+        seed = int(np.random.SeedSequence((self.seed, group, time)).generate_state(1, np.uint64)[0] >> 1)
+        return torch.randperm(len(self._members[group]), generator=torch.Generator().manual_seed(seed))
+
+    def places(self) -> Sequence[int]:
+        steps = range(self.start, self.num_samples)
+        size, together = self.batch_size, self.batch_size * self.num_replicas
+        return [step // size * together + self.rank * size + step % size for step in steps]
 
 
 class SeededSampler(Sampler[tuple]):
@@ -84,9 +147,8 @@ class SeededSampler(Sampler[tuple]):
         self.sampler, self.seed = sampler, seed
 
     def __iter__(self) -> Iterator[tuple[int, tuple[int, int, int]]]:
-        sampler, epoch = self.sampler, self.sampler.epoch
-        places = range(sampler.start * sampler.num_replicas + sampler.rank, sampler.total_size, sampler.num_replicas)
-        for index, place in zip(sampler, places, strict=True):
+        epoch = self.sampler.epoch
+        for index, place in zip(self.sampler, self.sampler.places(), strict=True):
             yield index, (self.seed, epoch, place)
 
     def __len__(self) -> int:

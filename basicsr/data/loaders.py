@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 from torch.utils.data import Dataset
 
-from basicsr.data import build_dataloader, build_dataset
-from basicsr.data.data_sampler import EnlargedSampler, SeededDataset
+from basicsr.data import build_dataloader, build_dataset, loaded_at_a_time
+from basicsr.data.data_sampler import BalancedSampler, EnlargedSampler, SeededDataset
 from basicsr.data.prefetch_dataloader import CPUPrefetcher, CUDAPrefetcher
 
 
@@ -29,6 +30,8 @@ def training_loader(
 ) -> tuple[Any, EnlargedSampler]:
     """(loader, its sampler) of this process's training batches, merged in groups of `accumulate`.
 
+    Batches are balanced over the domains of a data set that has `groups`, unless its section says `balanced: false`.
+
     Args:
         opt: The resolved options.
         section: The section of the data set.
@@ -36,9 +39,25 @@ def training_loader(
         dataset: None: that of the section.
     """
     dataset, ratio = dataset or build_dataset(section), section.get('dataset_enlarge_ratio') or 1
-    sampler = EnlargedSampler(dataset, opt['world_size'], opt['rank'], ratio, opt['manual_seed'])
+    processes = opt['world_size'], opt['rank']
+    if getattr(dataset, 'groups', None) and section.get('balanced') is not False:
+        at_a_time = loaded_at_a_time(section, opt['num_gpu'], opt['dist'], accumulate)
+        _warn_of_few_samples(dataset, section['batch_size_per_gpu'])
+        sampler = BalancedSampler(dataset.groups, *processes, at_a_time, ratio, opt['manual_seed'])
+    else:
+        sampler = EnlargedSampler(dataset, *processes, ratio, opt['manual_seed'])
     loader = build_dataloader(dataset, section, opt['num_gpu'], opt['dist'], sampler, opt['manual_seed'], accumulate)
     return loader, sampler
+
+
+def _warn_of_few_samples(dataset: Any, batch_size: int) -> None:
+    domains = len(set(dataset.groups))
+    if batch_size < domains:
+        logging.getLogger('basicsr').warning(
+            'datasets.train.batch_size_per_gpu: %d samples cannot be of all %d training domains; raise it to a '
+            'multiple of that',
+            *(batch_size, domains),
+        )
 
 
 def loader_beside_the_training(opt: dict) -> Any:
@@ -87,7 +106,7 @@ class Some(Dataset):
         return self.dataset[self.indices[index]]
 
 
-_OF_SAMPLES = ('labels', 'groups', 'paths')
+_OF_SAMPLES = ('labels', 'groups', 'paths', 'names')
 """Attributes of data sets that have an entry for each sample."""
 
 

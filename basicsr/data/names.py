@@ -15,6 +15,8 @@ OTHER_PICTURES = (
     '.svg', '.dng', '.cr2', '.nef', '.arw', '.pbm', '.pnm', '.npy',
 )  # fmt: skip
 """Extensions of pictures that are not read."""
+CLASSIFIED_EXTENSIONS = (*IMG_EXTENSIONS, '.gif', '.jfif', '.jpe', '.pbm', '.pnm')
+"""Extensions of pictures whose class is to be told: there, eight bits a channel and one frame are enough."""
 _ONE_NAME = re.compile(
     rf"""(["']?)(.+?(?:{'|'.join(map(re.escape, (*IMG_EXTENSIONS, *OTHER_PICTURES)))}))\1(?=\s|$)""", re.IGNORECASE
 )

@@ -22,6 +22,8 @@ from basicsr.data.data_sampler import SeededDataset
 from basicsr.data.folders import as_list
 from basicsr.utils.lmdb_util import META_INFO
 
+INPUTS = ('lq', 'image', 'gt')
+"""Keys of an item's pictures; the first that is there is what the network gets."""
 _PROBED = 8
 """Items that are loaded of a data set that does not say its paths."""
 _WAITING = 8
@@ -29,7 +31,7 @@ _WAITING = 8
 _LMDB_LINE = re.compile(r'(.+)\.\w+ \((\d+),(\d+),\d+\)')
 
 Sizes = Mapping[int, tuple[int, int]]
-"""Height and width of lq by the item's index, of the items for which they are known."""
+"""Height and width of what the network gets, by the item's index, of the items for which they are known."""
 
 
 def first_batch(loader: Any) -> Any:
@@ -50,11 +52,19 @@ def size_of(item: Any, key: str) -> tuple[int, int] | None:
     return tuple(picture.shape[-2:]) if isinstance(picture, Tensor) and picture.ndim >= 2 else None
 
 
+def input_size(item: Any) -> tuple[int, int] | None:
+    """Height and width of what the network gets of an item, or of what it is compared to."""
+    return next((size for key in INPUTS if (size := size_of(item, key)) is not None), None)
+
+
 def sizes_of(dataset: Any) -> dict[int, tuple[int, int]]:
-    """`Sizes` of a data set: by the heads of its files, the list of its LMDB, or else of a few items that are loaded.
+    """`Sizes` of a data set: the one that it says, those in the heads of its files or in the list of its LMDB, or else
+    those of a few items that are loaded.
 
     Items whose size cannot be told are left out.
     """
+    if said := getattr(dataset, 'item_size', None):
+        return dict.fromkeys(range(len(dataset)), tuple(said))
     paths = [_first_path(one) for one in getattr(dataset, 'paths', None) or []]
     listed = _sizes_in_lmdbs(dataset)
     with ThreadPoolExecutor(_WAITING) as pool:
@@ -67,7 +77,7 @@ def _sizes_of_a_few(dataset: Any) -> dict[int, tuple[int, int]]:
     last = len(dataset) - 1
     chosen = sorted({place * last // (_PROBED - 1) for place in range(_PROBED)}) if last >= 0 else []
     items = ((index, item_of(dataset, index)) for index in chosen)
-    found = {index: size_of(item, 'lq') or size_of(item, 'gt') for index, item in items}
+    found = {index: input_size(item) for index, item in items}
     return {index: size for index, size in found.items() if size is not None}
 
 

@@ -114,7 +114,10 @@ class AnyDataset(Section):
 
     name: FolderName = option(None, 'Its name in tables and folders. Default: the name of the section.')
     use_shuffle: bool = option(True, 'Training: shuffle, unless a sampler does.')
-    batch_size_per_gpu: Whole(1, ceiling=10**6) = option(None, 'Training: samples per batch in each process.')
+    batch_size_per_gpu: Whole(1, ceiling=10**6) = option(
+        None,
+        'Samples per batch in each process. In val and test, for data sets of classes alone; default there 64.',
+    )
     num_worker_per_gpu: Whole(0, ceiling=256) = option(None, 'Loading processes per training process.')
     dataset_enlarge_ratio: Whole(1, ceiling=10**6) = option(
         1, 'Training: how many times each sample appears in an epoch.'

@@ -22,22 +22,29 @@ SECTIONS = {
         **{'use_hflip': True, 'use_rot': True},
     },
     'SingleImageDataset': {'dataroot_lq': 'same_size'},
+    'DomainFolderDataset': {'dataroot': 'domains', 'image_size': 48, 'held_out': 0.5},
 }
 """Of each data set, a section for training; paths are folders of `pictures`. Its items must have one size."""
-ITEMS = {'PairedImageDataset': {'lq': (0, 1), 'gt': (0, 1)}, 'SingleImageDataset': {'lq': (0, 1)}}
-"""Of each data set, the tensors of an item and their range; other values are texts."""
+ITEMS = {
+    'PairedImageDataset': {'lq': (0, 1), 'gt': (0, 1)},
+    'SingleImageDataset': {'lq': (0, 1)},
+    'DomainFolderDataset': {'image': (-2.2, 2.7)},
+}
+"""Of each data set, the tensors of an item and their range; other values are texts and whole numbers."""
 
 
 @pytest.fixture(scope='module')
 def pictures(tmp_path_factory):
-    """Photographs: gt and lq, half as large; same_size: crops of 48x48."""
+    """Photographs: gt and lq, half as large; same_size: crops of 48x48; domains: two of each class of one domain."""
     root = tmp_path_factory.mktemp('photographs')
     for name in ('astronaut', 'chelsea', 'coffee'):
         picture = cv2.cvtColor(getattr(data, name)()[:96, 100:220], cv2.COLOR_RGB2BGR)
         small = cv2.resize(picture, (60, 48), interpolation=cv2.INTER_AREA)
-        for folder, img in (('gt', picture), ('lq', small), ('same_size', picture[:48, :48])):
-            (root / folder).mkdir(exist_ok=True)
+        of_class = f'domains/photo/{name}'
+        for folder, img in (('gt', picture), ('lq', small), ('same_size', picture[:48, :48]), (of_class, picture)):
+            (root / folder).mkdir(exist_ok=True, parents=True)
             cv2.imwrite(str(root / folder / f'{name}.png'), img)
+        cv2.imwrite(str(root / of_class / 'mirrored.png'), picture[:, ::-1])
     return root
 
 
@@ -63,7 +70,7 @@ def drawn(name, root, epochs=2, **changes):
 
 
 def same(first, second):
-    return all(torch.equal(first[key], second[key]) for key in first if torch.is_tensor(first[key]))
+    return all(torch.equal(first[key], torch.as_tensor(second[key])) for key in first if torch.is_tensor(first[key]))
 
 
 def test_each_data_set_has_a_section_here():
@@ -81,7 +88,7 @@ def test_items(name, pictures):
         for key, (low, high) in ITEMS[name].items():
             assert item[key].dtype == torch.float32
             assert low <= item[key].min() < item[key].max() <= high, f'{key}: a photograph between {low} and {high}'
-        assert all(isinstance(value, str) for key, value in item.items() if key not in ITEMS[name])
+        assert all(isinstance(value, str | int) for key, value in item.items() if key not in ITEMS[name])
     with pytest.raises(IndexError):
         dataset[3]
 
