@@ -80,11 +80,11 @@ class EnlargedSampler(Sampler[int]):
 class BalancedSampler(EnlargedSampler):
     """Takes the domains of a dataset in turn, so that every batch has as many samples of each, or one less.
 
-    Over all processes and epochs, the samples are one endless sequence, whose place c belongs to domain number c mod D. Each
-    domain is gone through by random permutations of its own, one after the other. A batch of all processes has the
-    next places of that sequence, of which each process takes a part without gaps. So it has the same samples, with the
-    same random numbers, whatever number of processes shares it. Epochs end with whole batches: the smallest number
-    that has as many samples as the dataset times `ratio`.
+    Over all processes and epochs, the samples are one endless sequence, whose place c belongs to domain c mod D. Each
+    domain is gone through by random permutations of its own, one after the other. A batch of all processes has the next
+    places of that sequence, of which each process takes a part without gaps. So it has the same samples, with the same
+    random numbers, whatever number of processes shares it. An epoch is the smallest number of whole batches that has as
+    many samples as the dataset times `ratio`.
 
     Args:
         groups: The domain of each sample, a number; D differ.
