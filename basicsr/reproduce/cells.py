@@ -21,14 +21,16 @@ import torch
 from tqdm import tqdm
 
 from basicsr.options.resolve import dict2str
-from basicsr.reproduce.grid import Cell, Grid
+from basicsr.reproduce.cell import ROOT, Cell, curve_every
+from basicsr.reproduce.grid import Grid
 from basicsr.reproduce.inputs import Inputs
 from basicsr.results.scores import FILE, Results
 from basicsr.utils.misc import write_text
 
-ROOT = Path(__file__).resolve().parents[2]
 _LAST_LINES = 15
 _POLL_SECONDS = 1.0
+_KEPT = 2
+"""Checkpoints that stay of a training whose curve is drawn."""
 
 
 class CellFailed(Exception):
@@ -40,7 +42,7 @@ class Cells:
 
     `cells/<name>.json` records what a cell was run with, see `Inputs`; `<name>.yml` and `<name>_test.yml` are its
     option files, and `<name>.log` is the output of its processes. They write to `experiments/<name>/` and
-    `results/<name>/`.
+    `results/<name>/`; the test for the curve, whose files are called `<name>_curve`, to `results/<name>_curve/`.
 
     Args:
         grid: The grid.
@@ -63,7 +65,7 @@ class Cells:
         """Whether the cell has been trained and tested; pre-training is not tested."""
         if not cell.test['datasets']:
             return (self._weights(cell) / 'net_g_latest.pth').is_file()
-        return (self._results(cell.name) / FILE).is_file()
+        return (self._results(cell.name) / FILE).is_file() and (not cell.curve or self.curve_file(cell).is_file())
 
     def is_current(self, cell: Cell) -> bool:
         """Whether the cell is done and was run with its current options and files."""
@@ -75,6 +77,10 @@ class Cells:
 
     def results(self, cell: Cell) -> Results:
         return Results.load(self._results(cell.name))
+
+    def curve_file(self, cell: Cell) -> Path:
+        """The results of a cell on its curve: networks called by their iterations, the main one at the end."""
+        return self._results(cell.curve_name) / FILE
 
     def _results(self, name: str) -> Path:
         return self.grid.folder / 'results' / name
@@ -121,9 +127,10 @@ class Cells:
             ValueError: Another process is at work on it.
         """
         log, record = (self.folder / f'{cell.name}.{kind}' for kind in ('log', 'json'))
+        results = [self._results(name) for name in (cell.name, cell.curve_name)]
         with self._own(cell):
             # The record goes last: until then the rest is known to be of other options.
-            for path in (self._results(cell.name), self._weights(cell).parent, log, record):
+            for path in (*results, self._weights(cell).parent, log, record):
                 if path.exists():
                     number = 1
                     while (kept := path.with_name(f'{path.name}.before_{number}')).exists():
@@ -143,6 +150,8 @@ class Cells:
         Raises:
             KeyboardInterrupt: Ctrl-C or SIGTERM; running trainings have saved their state.
         """
+        for cell in cells:
+            self._delete_points(cell)  # of a grid that was killed before it could
         left = [cell for cell in cells if not self.is_done(cell)]
         failed: dict[str, str] = {}
         self._at_a_time = min(self.jobs, len(left))
@@ -199,19 +208,43 @@ class Cells:
                 if cell.train and not (self._weights(cell) / 'net_g_latest.pth').is_file():
                     train = self._option_file(cell.name, cell.train)
                     self._process(cell.name, slot, lock, 'Train_pip.py', '-opt', train, '--auto_resume')
-                if cell.test['datasets']:
+                if cell.test['datasets'] and not (self._results(cell.name) / FILE).is_file():
                     path = {**cell.test['path'], **(self.published(cell) if cell.train else {})}
                     test = self._option_file(f'{cell.name}_test', {**cell.test, 'path': path})
                     self._process(cell.name, slot, lock, 'basicsr/test.py', '-opt', test)
+                if cell.curve and not self.curve_file(cell).is_file():
+                    test = self._option_file(cell.curve_name, self._curve_options(cell))
+                    self._process(cell.name, slot, lock, 'basicsr/test.py', '-opt', test)
+                self._delete_points(cell)
         finally:
             self._slots.put(slot)
 
     def published(self, cell: Cell) -> dict[str, str]:
         """The section `path` of a test: the checkpoint that training selected, or else the last one."""
         best = self._weights(cell) / 'net_g_best.pth'
-        weights = best if best.is_file() else best.with_name('net_g_latest.pth')
+        return self._checkpoint(cell, 'best' if best.is_file() else 'latest')
+
+    def _checkpoint(self, cell: Cell, which: int | str) -> dict[str, str]:
         averaged = cell.train['train'].get('ema_decay') or cell.train['train'].get('ema_time')
-        return {'pretrain_network_g': str(weights), 'param_key_g': 'params_ema' if averaged else 'params'}
+        file = self._weights(cell) / f'net_g_{which}.pth'
+        return {'pretrain_network_g': str(file), 'param_key_g': 'params_ema' if averaged else 'params'}
+
+    def _curve_options(self, cell: Cell) -> dict:
+        """Options of one test of the networks at all points of the curve, called by their iterations."""
+        test, (*points, _) = cell.curve_test(), cell.points
+        compare = {str(point): self._checkpoint(cell, point) for point in points}
+        path = {**cell.test['path'], **self._checkpoint(cell, 'latest')}
+        return {**test, 'path': path, **({'compare': compare} if compare else {})}
+
+    def _delete_points(self, cell: Cell) -> None:
+        """Delete the checkpoints and states that were kept for the curve alone, once it is there."""
+        if not cell.curve or not self.is_done(cell):
+            return
+        every = curve_every(cell.iterations, cell.curve)
+        for iteration in range(every, cell.iterations + 1, every)[:-_KEPT]:
+            states = self._weights(cell).parent / 'training_states'
+            for file in (*self._weights(cell).glob(f'net_*_{iteration}.pth'), states / f'{iteration}.state'):
+                file.unlink(missing_ok=True)
 
     def _option_file(self, name: str, opt: dict) -> str:
         file = self.folder / f'{name}.yml'

@@ -4,54 +4,23 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from basicsr.options.check import check_options
 from basicsr.options.file import merge, override, value_at, yaml_load
-from basicsr.options.resolve import import_modules_of, missing_data, resolve_datasets
+from basicsr.options.resolve import import_modules_of
+from basicsr.reproduce.cell import ROOT, Cell, curve_every
 from basicsr.reproduce.grid_file import GridSection, check_changes, grid_section
 from basicsr.runs.user_modules import import_user_modules, on_command_line
 
 __all__ = ['Cell', 'Grid', 'GridSection', 'check_comparable', 'grid_section', 'read_grid']
 
-ROOT = Path(__file__).resolve().parents[2]
-"""The project's folder, to which paths in option files are relative."""
 PRETRAINING = 'pretraining'
 BICUBIC, BEFORE = 'bicubic', 'pre-trained'
 _CHECKPOINTS = 10
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One training and its test.
-
-    Attributes:
-        name: Name of its files.
-        variant, seed: What identifies it in the grid.
-        train: Options of the training, without the unseen cameras; empty if nothing is trained.
-        test: Options of the test, but for the checkpoint.
-    """
-
-    name: str
-    variant: str
-    seed: int
-    train: dict = field(hash=False)
-    test: dict = field(hash=False)
-
-    @property
-    def iterations(self) -> int:
-        return self.train['train']['total_iter'] if self.train else 0
-
-    def missing(self) -> list[str]:
-        """Missing folders and files that the options name, each with its option."""
-        opt = copy.deepcopy({**self.test, 'datasets': {**self.train.get('datasets', {}), **self.test['datasets']}})
-        resolve_datasets(opt, ROOT)
-        weights = opt['path'].get('pretrain_network_g')
-        absent = [f'path.pretrain_network_g: {weights}'] if weights and not (ROOT / weights).is_file() else []
-        return [*missing_data(opt), *absent]
 
 
 @dataclass(frozen=True)
@@ -63,8 +32,10 @@ class Grid:
         variants: Labels in the file's order.
         cells: Of the variants, by seed.
         pretraining: The cell that runs first, or None.
-        reference: A cell without training: bicubic interpolation, and the network that all variants start from.
+        reference: A cell without training: bicubic interpolation, and the network that all variants start from. None
+            for tasks without a scale.
         folder: Where all output goes.
+        domains: The domains that are held out by turns, or the single sources; none if all cells have the same data.
     """
 
     name: str
@@ -75,8 +46,9 @@ class Grid:
     variants: list[str]
     cells: list[Cell]
     pretraining: Cell | None
-    reference: Cell
+    reference: Cell | None
     folder: Path
+    domains: tuple[str, ...] = ()
 
 
 def read_grid(
@@ -87,6 +59,7 @@ def read_grid(
     datasets: dict | None = None,
     seeds: Iterable[int] | None = None,
     imports: Iterable[str] = (),
+    splits: Mapping[str, dict] | None = None,
 ) -> Grid:
     """Build the cells of a grid and check all their options.
 
@@ -98,6 +71,7 @@ def read_grid(
         datasets: Sections for all cells, by name, in place of those of the files; `pretrain` for the pre-training.
         seeds: Seeds in place of the file's.
         imports: User modules in addition to those of the option files, for every cell and the pre-training.
+        splits: Such sections by domain, see `domain_splits`, in place of `datasets`.
 
     Raises:
         FileNotFoundError, ImportError, ValueError: A file is missing; a module cannot be imported; the mistakes of
@@ -120,7 +94,9 @@ def read_grid(
     for label, own in section.variants.items():
         opt = merge(base, copy.deepcopy(own or {}))
         try:
-            cells += [_cell(label, seed, opt, folder, changes, datasets, section) for seed in seeds]
+            for seed in seeds:
+                for domain, own_data in (splits or {'': datasets}).items():
+                    cells.append(_cell(label, domain, seed, opt, folder, changes, own_data, section))
         except ValueError as error:
             mistakes.setdefault(str(error), []).append(label)
     lines = [f'{", ".join(labels)}: {message}' for message, labels in mistakes.items()]
@@ -129,7 +105,7 @@ def read_grid(
         raise ValueError(f'{path}:\n' + '\n'.join(lines))
     return Grid(
         section.name, section.title or section.name, section.kind, section.baseline or next(iter(section.variants)),
-        section.axis, list(section.variants), cells, pretraining, _reference(cells[0]), folder,
+        section.axis, list(section.variants), cells, pretraining, _reference(cells[0]), folder, tuple(splits or ()),
     )  # fmt: skip
 
 
@@ -152,10 +128,12 @@ def check_comparable(grid: Grid) -> None:
         mistakes.append('val.metrics: missing; the variants are compared by them')
     mistakes += [
         f'{cell.variant}: has other test sets, or val.metrics, than {first.variant}; variants are compared by the same '
-        'metrics on the same pictures'
+        'metrics on the same samples'
         for cell in grid.cells
-        if cell.seed == first.seed and _tests(cell) != _tests(first)
+        if (cell.seed, cell.domain) == (first.seed, first.domain) and _tests(cell) != _tests(first)
     ]
+    if first.curve and not any(own.get('seen') for own in first.curve_test()['datasets'].values()):
+        mistakes.append('curve: needs what was seen, held out: datasets.val, or a test set that says `seen: true`')
     if mistakes:
         raise ValueError(f'{grid.name}: ' + '\n'.join(mistakes))
 
@@ -173,18 +151,30 @@ def _more_imports(imports: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _cell(
-    label: str, seed: int, opt: dict, folder: Path, changes: list[str], datasets: dict | None, section: GridSection
+    label: str,
+    domain: str,
+    seed: int,
+    opt: dict,
+    folder: Path,
+    changes: list[str],
+    datasets: dict | None,
+    section: GridSection,
 ) -> Cell:
     opt = copy.deepcopy(opt)
     if datasets is not None:
-        opt['datasets'] = _with_data(opt.get('datasets'), datasets)
+        opt['datasets'] = _with_data(opt.get('datasets'), datasets, bool(domain))
     if section.pretrain:
         weights = folder / 'experiments' / PRETRAINING / 'models' / 'net_g_latest.pth'
         opt['path'] = _with(opt.get('path'), pretrain_network_g=str(weights), pretrain_opt=None)
     elif before := value_at(opt, ('path', 'pretrain_opt')):
         raise ValueError(f'path.pretrain_opt: several cells would train {before}; let the grid name it as `pretrain`')
-    name = f'{re.sub(r"[^0-9A-Za-z.+-]+", "_", label).strip("_")}_seed{seed}'
-    return _checked(name, label, seed, opt, folder, changes)
+    name = '_'.join(file_name(part) for part in (label, domain, f'seed{seed}') if part)
+    return _checked(name, label, seed, opt, folder, changes, domain, section.curve or 0)
+
+
+def file_name(label: str) -> str:
+    """A label without the signs that names of files had better not hold."""
+    return re.sub(r'[^0-9A-Za-z.+-]+', '_', label).strip('_')
 
 
 def _pretraining(
@@ -206,19 +196,33 @@ def _with(section: Any, **changes: Any) -> Any:
     return {**(section or {}), **changes} if section is None or isinstance(section, dict) else section
 
 
-def _with_data(written: Any, datasets: dict) -> Any:
-    """The data sets of a file with their pictures replaced; keys that concern training stay."""
+def _with_data(written: Any, datasets: dict, domains: bool = False) -> Any:
+    """The data sets of a file with their pictures replaced; keys that concern training stay.
+
+    Test sets of domains are read as the validation set is: at the same size, with the same split.
+    """
     if not (written is None or isinstance(written, dict)):
         return written
-    written, kept = written or {}, {'type': 'PairedImageDataset'}
+    kept: dict[str, Any] = {'type': 'DomainFolderDataset' if domains else 'PairedImageDataset'}
+    written = {phase: own for phase, own in (written or {}).items() if own and phase in ('train', 'val')}
+    of_tests = written.get('val', kept) if domains else kept
     return {
-        phase: _with((written.get(phase) if phase in ('train', 'val') else None) or kept, **section)
+        phase: _with(written.get(phase, of_tests), **section)
         for phase, section in datasets.items()
         if phase != 'pretrain'
     }
 
 
-def _checked(name: str, label: str, seed: int, opt: dict, folder: Path, changes: list[str]) -> Cell:
+def _checked(
+    name: str,
+    label: str,
+    seed: int,
+    opt: dict,
+    folder: Path,
+    changes: list[str],
+    domain: str = '',
+    curve: int = 0,
+) -> Cell:
     override(opt, changes)
     import_modules_of(opt, ROOT)
     opt.update(name=name, manual_seed=seed)
@@ -231,17 +235,24 @@ def _checked(name: str, label: str, seed: int, opt: dict, folder: Path, changes:
     if not logger.get('save_checkpoint_freq'):
         logger['save_checkpoint_freq'] = max(1, checked['train']['total_iter'] // _CHECKPOINTS)
     logger.setdefault('keep_checkpoints', 2)
+    if curve:  # every point is kept until it is tested
+        logger.update(save_checkpoint_freq=curve_every(checked['train']['total_iter'], curve), keep_checkpoints=None)
     unseen = {phase: own for phase, own in checked['datasets'].items() if phase.startswith('test')}
     train = {**checked, 'datasets': {phase: own for phase, own in checked['datasets'].items() if phase not in unseen}}
     left_out = ('train', 'logger', 'datasets', 'dist_params', 'quickstart_data')
     test = {**{key: value for key, value in checked.items() if key not in left_out}, 'datasets': unseen}
-    return Cell(name, label, seed, train, test)
+    return Cell(name, label, seed, train, test, domain, curve)
 
 
-def _reference(cell: Cell) -> Cell:
-    """A test of bicubic interpolation, and of the network that training starts from, if there is one."""
+def _reference(cell: Cell) -> Cell | None:
+    """A test of bicubic interpolation, and of the network that training starts from, if there is one.
+
+    None for tasks without a scale, which have nothing to interpolate.
+    """
     opt = copy.deepcopy(cell.test)
-    bicubic = {'type': 'Bicubic', 'upscale': opt.get('scale') or 1}
+    if not opt.get('scale'):
+        return None
+    bicubic = {'type': 'Bicubic', 'upscale': opt['scale']}
     if opt['path'].get('pretrain_network_g'):
         opt.update(name=BEFORE, compare={BICUBIC: {'network_g': bicubic}})
     else:

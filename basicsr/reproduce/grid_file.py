@@ -19,6 +19,11 @@ _OF_THE_GRID = {
     'path.output_root': 'the folder of a grid is chosen by --output',
 }
 """Options that a grid sets itself, so that it would ignore them: what to do instead."""
+_REPLACED = {
+    'cameras': ('name', 'dataroot_gt', 'dataroot_lq', 'meta_info_file'),
+    'domains': ('name', 'dataroot', 'train_domains', 'test_domains'),
+}
+"""Options of data sets that a grid fills in."""
 _LONGEST_LABEL = 100
 
 
@@ -27,6 +32,14 @@ class CamerasSection(Section):
 
     source: str = option(None, 'The camera to train on: a folder in the data.')
     selection: Whole(1) = option(10, "Number of the source camera's pictures that select the best network.")
+
+
+class DomainsSection(Section):
+    """domains"""
+
+    single_source: bool = option(
+        False, 'Train on one domain and test on each of the others; otherwise train on all but one and test on that.'
+    )
 
 
 class GridSection(Section):
@@ -39,6 +52,17 @@ class GridSection(Section):
     cameras: CamerasSection = option(
         None, 'Use the data of --data, folders <camera>/{LR,HR}, instead of that of the base.'
     )
+    domains: DomainsSection = option(
+        None,
+        'Use the data of --data, folders <domain>/<class>/*, instead of that of the base: each variant and seed runs '
+        'once for every domain that is held out.',
+    )
+    networks: dict = option(
+        None, 'The changes that each network makes to the base, by label; --networks chooses. Default: the first.'
+    )
+    curve: Whole(1, ceiling=1000) = option(
+        None, 'Points of each run, evenly spaced, at which it is tested on seen and unseen domains. Default: none.'
+    )
     kind: Literal['quality', 'cost'] = option('quality', 'quality trains and tests; cost measures steps.')
     seeds: List(Whole(0, 2**31 - 1), 1) = option([0, 1, 2], 'Seeds; each variant runs with each.')
     baseline: str = option(None, 'Variant to compare the others with. Default: the first.')
@@ -49,25 +73,30 @@ class GridSection(Section):
     @classmethod
     def rules(cls, given: dict[str, Any]) -> Iterator[tuple[str, str]]:
         variants = given.get('variants')
-        if variants is not None and not variants:
-            yield 'variants', 'must have one variant at least: a label, and what it changes; {} changes nothing'
-        for label, own in (variants or {}).items():
-            if (
-                not isinstance(label, str)
-                or not label.strip()
-                or not label.isprintable()
-                or len(label) > _LONGEST_LABEL
-            ):
-                labels = f'labels are text of 1 to {_LONGEST_LABEL} letters in one line; put numbers in quotes'
-                yield f'variants.{str(label)[:20]!r}', labels
-            elif own is not None and not isinstance(own, dict):
-                yield f'variants.{label}', f'must be a section (`key: value` lines) of what it changes, not {own!r:.80}'
-            else:
-                yield from _ignored(own or {}, given, f'variants.{label}.')
+        for key in ('variants', 'networks'):
+            yield from _labelled(key, given)
         yield from _ignored(given.get('set') or {}, given, 'set.')
+        if given.get('cameras') is not None and given.get('domains') is not None:
+            yield 'domains', 'the data is that of `cameras` already; drop one of them'
+        if given.get('domains') is not None and given.get('kind') == 'cost':
+            yield 'kind', 'cost measures steps on pictures of gt_size, which data of `domains` has not'
         if variants and given.get('baseline', next(iter(variants))) not in variants:
             near = did_you_mean(given['baseline'], [label for label in variants if isinstance(label, str)])
             yield 'baseline', f'no variant is called {given["baseline"]!r}{near}'.rstrip('.')
+
+
+def _labelled(key: str, given: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The mistakes in `variants` or `networks`: sections of changes by label."""
+    if given.get(key) is not None and not given[key]:
+        yield key, f'must have one {key[:-1]} at least: a label, and what it changes; {{}} changes nothing'
+    for label, own in (given.get(key) or {}).items():
+        if not isinstance(label, str) or not label.strip() or not label.isprintable() or len(label) > _LONGEST_LABEL:
+            labels = f'labels are text of 1 to {_LONGEST_LABEL} letters in one line; put numbers in quotes'
+            yield f'{key}.{str(label)[:20]!r}', labels
+        elif own is not None and not isinstance(own, dict):
+            yield f'{key}.{label}', f'must be a section (`key: value` lines) of what it changes, not {own!r:.80}'
+        else:
+            yield from _ignored(own or {}, given, f'{key}.{label}.')
 
 
 def _ignored(opt: dict, grid: dict[str, Any], place: str) -> Iterator[tuple[str, str]]:
@@ -77,13 +106,13 @@ def _ignored(opt: dict, grid: dict[str, Any], place: str) -> Iterator[tuple[str,
         reasons['path.pretrain_network_g'] = reasons['path.pretrain_opt'] = (
             'all cells start from `pretrain` of the grid'
         )
-    if grid.get('cameras') is not None:
-        for phase in opt.get('datasets') if isinstance(opt.get('datasets'), dict) else ():
-            replaced = ('name', 'dataroot_gt', 'dataroot_lq', 'meta_info_file') if phase in ('train', 'val') else ('',)
-            for key in replaced:
-                reasons[f'datasets.{phase}.{key}'.rstrip('.')] = (
-                    'the pictures of a grid with `cameras` are those of --data'
-                )
+    for data, replaced in _REPLACED.items():
+        for phase in (
+            opt.get('datasets') if grid.get(data) is not None and isinstance(opt.get('datasets'), dict) else ()
+        ):
+            for key in replaced if phase in ('train', 'val') else ('',):
+                reason = f'the data of a grid with `{data}` is that of --data'
+                reasons[f'datasets.{phase}.{key}'.rstrip('.')] = reason
     for path, reason in reasons.items():
         if value_at(opt, tuple(path.split('.'))) is not None:
             yield f'{place}{path}', f'would be ignored: {reason}'

@@ -19,19 +19,24 @@ from pathlib import Path
 from typing import Any
 
 from basicsr.data.contract import from_section
+from basicsr.data.domain_folder_dataset import DomainFolderDataset
+from basicsr.data.domains import choose_domains, read_domains
 from basicsr.data.paired_image_dataset import PairedImageDataset
 from basicsr.data.single_image_dataset import SingleImageDataset
 from basicsr.options.choices import find
 from basicsr.options.paths import arguments_with_paths, resolved
 from basicsr.options.resolve import resolve_datasets
-from basicsr.reproduce.grid import ROOT, Cell
+from basicsr.reproduce.cell import ROOT, Cell
 from basicsr.runs.agreement import databases_of, files_of
 from basicsr.runs.identity import differences
 from basicsr.runs.threads import in_threads
 from basicsr.runs.user_modules import source_files
 from basicsr.utils.misc import write_text
 
-_FREE = ('num_gpu', 'data_hint', 'logger.print_freq', 'logger.use_tb_logger', 'logger.wandb', 'logger.keep_checkpoints')
+_FREE = (
+    'num_gpu', 'data_hint', 'logger.print_freq', 'logger.use_tb_logger', 'logger.wandb', 'logger.keep_checkpoints',
+    'logger.save_checkpoint_freq',
+)  # fmt: skip
 """Options that do not affect results, and so may differ when a cell is reused."""
 _OF_AN_LMDB = ('data.mdb', 'meta_info.txt')
 _JUST_NOW = 2.0
@@ -69,6 +74,8 @@ class Inputs:
         """
         with self._lock:
             kept = json.loads(json.dumps({part: _without_free(getattr(cell, part)) for part in ('train', 'test')}))
+            if cell.curve:
+                kept['curve'] = cell.points
             kept['files'] = {}
             for opt in (cell.train, cell.test):
                 for name, path in _files(opt):
@@ -86,6 +93,8 @@ class Inputs:
     def changes(self, before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         """In which options and files two records differ, in words."""
         before, now = dict(before), dict(now)
+        if 'curve' not in now:  # which changes no other result
+            before.pop('curve', None)
         old, new = before.pop('data', None), now.pop('data')
         lines = differences(before, now)
         if old is None:
@@ -220,10 +229,21 @@ def _files_of_data_set(section: dict) -> Iterator[Path]:
         if not databases:
             yield from (Path(file) for entry in dataset.paths for file in files_of(entry))
         return
+    if isinstance(kind, type) and issubclass(kind, DomainFolderDataset):
+        yield from _pictures_of_domains(section)
+        return
     for _, below, key in arguments_with_paths({'datasets': {'it': section}}):
         for path in below[key] if isinstance(below[key], list | tuple) else [below[key]]:
             if isinstance(path, str) and Path(path).is_dir():
                 yield from _below(Path(path))
+
+
+def _pictures_of_domains(section: dict) -> Iterator[Path]:
+    """All pictures of the domains that a data set has a part of: how a domain is split depends on each of them."""
+    archive = read_domains(section['dataroot'])
+    chosen = choose_domains(archive, section.get('train_domains'), section.get('test_domains'))
+    for domain in chosen.test if section['phase'] == 'test' and chosen.test else chosen.train:
+        yield from (Path(picture.path) for pictures in archive.domains[domain].values() for picture in pictures)
 
 
 def _below(folder: Path) -> Iterator[Path]:

@@ -7,12 +7,19 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
+from basicsr.reproduce.curve import Curve
 from basicsr.results.plots import STABLE_COLOUR, UNSTABLE_COLOUR, save_figure
 from basicsr.results.statistics import Estimate
 
-_ROW_INCHES, _COLUMN_INCHES = 0.32, 2.3
+_ROW_INCHES, _COLUMN_INCHES, _LEGEND_INCHES = 0.32, 2.3, 0.2
+_LEGEND_COLUMNS = 4
+_COLOURS = ('#000000', '#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#8C6D31')
+"""Okabe and Ito's colours, with a brown in place of their yellow, which is faint as a line."""
+_MARKERS = ('o', '^', 's', 'D', 'v', 'P', 'X')
 
 
 def plot_differences(
@@ -72,7 +79,7 @@ def plot_axis(spreads: Mapping[str, Any], axis: str, metric: str, path: str | os
         title: Above the figure.
     """
     figure = Figure(figsize=(6, 4), layout='constrained')
-    axes = figure.add_subplot(xlabel=axis, ylabel=f'{metric}, average of the unseen')
+    axes = figure.add_subplot(xlabel=axis, ylabel=f'{metric}, average of the unseen domains')
     numbers = {float(label): spread for label, spread in spreads.items() if _is_number(label)}
     places = sorted(numbers)
     if places:
@@ -88,6 +95,82 @@ def plot_axis(spreads: Mapping[str, Any], axis: str, metric: str, path: str | os
     axes.legend(frameon=False, fontsize=9)
     axes.set_title(title, loc='left', fontsize=11)
     save_figure(figure, path, dpi=150)
+
+
+def plot_curves(curves: Mapping[str, Curve], metric: str, path: str | os.PathLike, title: str = '') -> None:
+    """Plot a metric over iterations, on the unseen and on the seen domains: a line per variant.
+
+    Bands are one standard error to either side.
+
+    Args:
+        curves: By variant.
+        metric: Name of the metric.
+        path: Of the PNG file.
+        title: Above the figure.
+    """
+    figure = Figure(figsize=(9.6, 4.2 + _LEGEND_INCHES * -(-len(curves) // _LEGEND_COLUMNS)), layout='constrained')
+    for place, (axes, part) in enumerate(zip(figure.subplots(1, 2), ('unseen', 'seen'), strict=True)):
+        for number, (label, curve) in enumerate(curves.items()):
+            means, errors = getattr(curve, part), getattr(curve, f'{part}_error')
+            style = _line_style(number)
+            axes.plot(curve.iterations, means, **style, ms=4, lw=1.6, label=None if place else label)
+            axes.fill_between(curve.iterations, means - errors, means + errors, color=style['color'], alpha=0.15, lw=0)
+        axes.set(xlabel='iteration', ylabel=f'{metric}, {part} domains')
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _plain(axes)
+    figure.suptitle(title, fontsize=11)
+    _legend_below(figure)
+    save_figure(figure, path, dpi=150)
+
+
+def plot_unseen_against_seen(
+    curves: Mapping[str, Curve], metric: str, path: str | os.PathLike, title: str = ''
+) -> None:
+    """Plot the unseen domains against the seen ones: a line per variant, a point per iteration.
+
+    Of two variants, the one above is better at equal results on what was seen. The first point of a line is hollow, and
+    the last one is large.
+
+    Args:
+        curves: By variant.
+        metric: Name of the metric.
+        path: Of the PNG file.
+        title: Above the figure.
+    """
+    figure = Figure(figsize=(6.4, 5.6 + _LEGEND_INCHES * -(-len(curves) // _LEGEND_COLUMNS)), layout='constrained')
+    axes = figure.add_subplot(xlabel=f'{metric}, seen domains', ylabel=f'{metric}, unseen domains')
+    for number, (label, curve) in enumerate(curves.items()):
+        style = _line_style(number)
+        axes.plot(curve.seen, curve.unseen, **style, ms=3.5, lw=1.3, label=label)
+        first, last = ({'x': curve.seen[end], 'y': curve.unseen[end]} for end in (0, -1))
+        axes.scatter(**first, s=46, marker=style['marker'], facecolors='white', edgecolors=style['color'], zorder=3)
+        axes.scatter(**last, s=90, marker=style['marker'], color=style['color'], edgecolors='white', zorder=4)
+    _plain(axes)
+    axes.set_title(title, loc='left', fontsize=11)
+    axes.set_title('hollow: first point, large: the end', loc='right', fontsize=8, color='0.35')
+    _legend_below(figure)
+    save_figure(figure, path, dpi=150)
+
+
+def _line_style(number: int) -> dict[str, str]:
+    """Colour, marker and dashes of the n-th line."""
+    turn = number // len(_COLOURS)
+    return {
+        'color': _COLOURS[number % len(_COLOURS)],
+        'marker': _MARKERS[number % len(_MARKERS)],
+        'ls': ('-', '--', ':', '-.')[turn % 4],
+    }
+
+
+def _plain(axes: Axes) -> None:
+    axes.grid(color='0.92', lw=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[['top', 'right']].set_visible(False)
+    axes.tick_params(labelsize=8)
+
+
+def _legend_below(figure: Figure) -> None:
+    figure.legend(loc='outside lower center', ncols=_LEGEND_COLUMNS, frameon=False, fontsize=8)
 
 
 def _is_number(label: str) -> bool:

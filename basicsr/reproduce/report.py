@@ -1,178 +1,70 @@
-"""The table of a grid: domains and their average, over seeds, with paired differences to the baseline."""
+"""The report of a grid: tables of domains and their average over seeds, with paired differences; the curve; plots."""
 
 from __future__ import annotations
 
 import csv
 import io
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
-import numpy as np
-from scipy.stats import t as student
-
 from basicsr.reproduce.cells import Cells
+from basicsr.reproduce.curve import curve_csv, curve_rows, curves_of, points_of
 from basicsr.reproduce.grid import Grid
-from basicsr.reproduce.plot import plot_axis, plot_differences
-from basicsr.results.scores import Results
-from basicsr.results.statistics import LEVEL, Estimate
-from basicsr.results.tables import in_format, number, with_interval
+from basicsr.reproduce.grid_results import AVERAGE, SEEN, GridResults, collect, paired_estimate, spread_text
+from basicsr.reproduce.plot import plot_axis, plot_curves, plot_differences, plot_unseen_against_seen
+from basicsr.results.tables import Rows, in_format, number, with_interval
 from basicsr.utils.misc import write_text
 
-AVERAGE = 'average'
+__all__ = ['collect', 'paired_estimate', 'write_report', 'write_summary']
+
 _NOTE = (
-    'Means over seeds, ± their standard deviation; the number of images stands behind each camera. Differences are '
-    'paired by seed and image; brackets hold 95 % t intervals that count the chance of seeds and of images (of images '
-    'alone where there is one seed). An asterisk marks those that exclude zero; of many intervals some do by chance.'
+    'Means over seeds, ± their standard deviation; the number of samples stands behind each domain. Differences are '
+    'paired by seed and sample; brackets hold 95 % t intervals that count the chance of seeds and of samples (of '
+    'samples alone where there is one seed). An asterisk marks those that exclude zero; of many intervals some do by '
+    'chance.'
 )
+_OF_HELD_OUT = 'A column is a domain that was held out; the networks of that column were trained on all others.'
+_OF_SOURCES = 'A column is a domain that the networks were trained on alone; it holds the mean over the other domains.'
+_OF_SEEN = f'The column "{SEEN}" is the mean on what was held out of the domains that were trained on.'
+_OF_THE_CURVE = (
+    'The curve: each run was tested at {} evenly spaced iterations. "At best seen" is on the unseen domains at the '
+    'iteration at which the run is best on the seen ones; "best" at the one at which it is best on the unseen ones, '
+    'which nobody can choose; "end" at its end. Means over domains and seeds, ± the standard deviation over seeds.'
+)
+Table = tuple[list[str], Rows]
 
 
-@dataclass(frozen=True)
-class Spread:
-    """A mean over seeds and the standard deviation between them, NaN for one seed."""
-
-    mean: float
-    deviation: float
-    seeds: int
-
-
-class GridResults:
-    """The measurements of a grid's finished cells.
-
-    Args:
-        variants: By label and seed.
-        baseline: Label of the variant that the others are compared with.
-        reference: Results of networks that no cell trains, or None.
-    """
-
-    def __init__(self, variants: dict[str, dict[int, Results]], baseline: str, reference: Results | None) -> None:
-        self.variants = {label: seeds for label, seeds in variants.items() if seeds}
-        self.baseline, self.reference = baseline, reference
-        first = next(iter(next(iter(self.variants.values())).values()))
-        self.domains, self.metrics = first.unseen, first.measured(first.unseen)
-        self.pictures = {domain: len(first.domains[domain]['images']) for domain in self.domains}
-        self.better = first.metrics
-
-    def columns(self) -> list[tuple[str, list[str]]]:
-        """(title, domains) of each column."""
-        average = [(AVERAGE, self.domains)] if len(self.domains) > 1 else []
-        return [(domain, [domain]) for domain in self.domains] + average
-
-    def spread(self, label: str, domains: Sequence[str], metric: str) -> Spread:
-        """Mean and standard deviation, over seeds, of a variant's mean over domains."""
-        means = [
-            float(np.mean([seed.values(seed.main, domain, metric).mean() for domain in domains]))
-            for seed in self.variants[label].values()
-        ]
-        deviation = float(np.std(means, ddof=1)) if len(means) > 1 else float('nan')
-        return Spread(float(np.mean(means)), deviation, len(means))
-
-    def difference(self, label: str, domains: Sequence[str], metric: str) -> Estimate | None:
-        """A variant's difference to the baseline; None for the baseline itself, or if they share no seed."""
-        base, own = self.variants.get(self.baseline, {}), self.variants[label]
-        seeds = [seed for seed in own if seed in base]
-        if label == self.baseline or not seeds:
-            return None
-        pairs = [
-            np.stack([own[s].values(own[s].main, d, metric) - base[s].values(base[s].main, d, metric) for s in seeds])
-            for d in domains
-        ]
-        return paired_estimate(pairs)
-
-    def perfect(self) -> list[str]:
-        """A line for each cell, metric and domain where pictures are perfect, which counts them."""
-        return [
-            f'{label}, seed {seed}: {line}'
-            for label, seeds in self.variants.items()
-            for seed, results in seeds.items()
-            for line in results.perfect()
-        ]
-
-    def missing(self, grid: Grid) -> list[str]:
-        """Names of the cells that have no results."""
-        return [cell.name for cell in grid.cells if cell.seed not in self.variants.get(cell.variant, {})]
-
-
-def paired_estimate(differences: Sequence[np.ndarray]) -> Estimate:
-    """The mean over domains, seeds and pictures of paired differences, with a t interval.
-
-    Its variance is that of the seeds' means plus that of the pictures' means within each domain; with only a few seeds,
-    bootstrap intervals over them would be far too narrow. The degrees of freedom are those of Welch and Satterthwaite.
-    Seeds are the same in all domains. With one seed, the seeds' part is left out.
-
-    Args:
-        differences: For each domain, (seeds, pictures).
-    """
-    domains = len(differences)
-    mean = float(np.mean([domain.mean() for domain in differences]))
-    seeds, count = len(differences[0]), sum(domain.shape[1] for domain in differences)
-    if any(domain.shape[1] < 2 for domain in differences) or not all(np.isfinite(d).all() for d in differences):
-        return Estimate(mean, math.nan, math.nan, count)
-    parts = [  # (variance of the mean, degrees of freedom)
-        (own.mean(0).var(ddof=1) / own.shape[1] / domains**2, own.shape[1] - 1) for own in differences
-    ]
-    if seeds > 1:
-        by_seed = np.mean([own.mean(1) for own in differences], axis=0)
-        parts.append((by_seed.var(ddof=1) / seeds, seeds - 1))
-    variance = sum(part for part, _ in parts)
-    if not variance:
-        return Estimate(mean, mean, mean, count)
-    freedom = variance**2 / sum(part**2 / own for part, own in parts)
-    half = float(student.ppf((1 + LEVEL) / 2, freedom) * math.sqrt(variance))
-    return Estimate(mean, mean - half, mean + half, count)
-
-
-def collect(grid: Grid, cells: Cells) -> GridResults | None:
-    """The results of the cells that are done and were run with the grid's options; None if there are none."""
-    variants: dict[str, dict[int, Results]] = {label: {} for label in grid.variants}
-    for cell in grid.cells:
-        if cells.is_current(cell):
-            variants[cell.variant][cell.seed] = cells.results(cell)
-    reference = cells.results(grid.reference) if cells.is_current(grid.reference) else None
-    return GridResults(variants, grid.baseline, reference) if any(variants.values()) else None
-
-
-def mean_rows(found: GridResults, metric: str) -> tuple[list[str], list[list[str]]]:
-    """One row per network or variant, one column per domain: the means over seeds."""
+def mean_rows(found: GridResults, metric: str) -> Table:
+    """One row per network or variant, one column per domain, their average, and what was seen: the means over seeds."""
     rows = []
-    if found.reference:
-        for network in found.reference.networks:
-            means = (found.reference.mean(network, domains, metric).mean for _, domains in found.columns())
+    if reference := found.reference:
+        groups = [*(domains for _, domains in found.columns()), *([reference.seen] if found.has_seen else [])]
+        for network in reference.networks:
+            means = (reference.mean(network, domains, metric).mean if domains else math.nan for domains in groups)
             rows.append([network, '-', *map(number, means)])
     for label, seeds in found.variants.items():
-        spreads = (found.spread(label, domains, metric) for _, domains in found.columns())
-        rows.append([label, str(len(seeds)), *map(_spread_text, spreads)])
-    titles = [
-        f'{title} ({found.pictures[title]})' if title in found.pictures else title for title, _ in found.columns()
-    ]
-    return [metric, 'seeds', *titles], rows
+        spreads = [found.spread(label, domains, metric) for _, domains in found.columns()]
+        spreads += [found.seen(label, metric)] if found.has_seen else []
+        rows.append([label, str(len(seeds)), *map(spread_text, spreads)])
+    titles = [title if title == AVERAGE else f'{title} ({found.count(domains)})' for title, domains in found.columns()]
+    return [metric, 'seeds', *titles, *([SEEN] if found.has_seen else [])], rows
 
 
-def difference_rows(found: GridResults, metric: str) -> tuple[list[str], list[list[str]]]:
+def difference_rows(found: GridResults, metric: str) -> Table:
     """One row per variant except the baseline, one column per domain: paired differences."""
     rows = []
     for label in found.variants:
         cells = [found.difference(label, domains, metric) for _, domains in found.columns()]
         if any(cells):
-            decimals = 3 if abs(found.spread(label, found.domains, metric).mean) > 2 else 4
+            sizes = [abs(found.spread(label, domains, metric).mean) for _, domains in found.columns()]
+            decimals = 3 if max(size for size in sizes if not math.isnan(size)) > 2 else 4
             rows.append([label, *('-' if cell is None else with_interval(cell, True, decimals) for cell in cells)])
     return [f'{metric}: difference to {found.baseline}', *(title for title, _ in found.columns())], rows
 
 
-def _spread_text(spread: Spread) -> str:
-    deviation = (
-        '' if math.isnan(spread.deviation) else f' ± {number(spread.deviation, decimals=_decimals(spread.mean))}'
-    )
-    return f'{number(spread.mean)}{deviation}'
-
-
-def _decimals(mean: float) -> int:
-    return 4 if abs(mean) < 2 else 2
-
-
-def tables(found: GridResults) -> Iterator[tuple[list[str], list[list[str]]]]:
+def tables(found: GridResults) -> Iterator[Table]:
     """The means and the differences for each metric."""
     for metric in found.metrics:
         yield mean_rows(found, metric)
@@ -181,28 +73,92 @@ def tables(found: GridResults) -> Iterator[tuple[list[str], list[list[str]]]]:
             yield differences
 
 
-def markdown(grid: Grid, found: GridResults, command: str) -> str:
+def markdown(grid: Grid, found: GridResults, curve: Iterable[Table], command: str) -> str:
     """The tables, followed by how they were made and which cells are missing."""
-    missing = found.missing(grid)
-    parts = [f'# {grid.title}', *map(in_format, tables(found)), *found.perfect(), _NOTE, f'    {command}']
+    missing, curve = found.missing(grid), list(curve)
+    parts = [f'# {grid.title}', *map(in_format, tables(found)), *found.perfect(), _NOTE]
     if missing:
         left = f'{len(missing)} of {len(grid.cells)} cells are missing, or were run with other options'
         parts.insert(1, f'{left}: {", ".join(missing)}.')
-    return '\n\n'.join(parts) + '\n'
+    if grid.domains:
+        parts.append(_OF_SOURCES if found.targets.keys() - set(grid.domains) else _OF_HELD_OUT)
+    parts += [_OF_SEEN] if found.has_seen else []
+    if curve:
+        parts += [*map(in_format, curve), _OF_THE_CURVE.format(len(grid.cells[0].points))]
+    return '\n\n'.join([*parts, f'    {command}']) + '\n'
 
 
 def write_report(grid: Grid, cells: Cells, command: str) -> list[Path]:
-    """Write `table.md`, `table.csv`, `table.tex` and the plots into the grid's folder; returns their paths."""
+    """Write `table.md`, `table.csv`, `table.tex`, the plots, and those of the curve into the grid's folder.
+
+    Returns:
+        Their paths; none if no cell is finished.
+    """
     found = collect(grid, cells)
     if found is None:
         return []
-    files = [grid.folder / name for name in ('table.md', 'table.csv', 'table.tex')]
-    write_text(files[0], markdown(grid, found, command))
-    write_text(files[1], _csv(found))
-    write_text(files[2], '\n\n'.join(in_format(table, 'latex_booktabs') for table in tables(found)) + '\n')
+    points = points_of(grid, cells, found)
+    curves = {metric: curves_of(points, metric) for metric in found.metrics if points}
+    curve_tables = [curve_rows(points, metric, found.better[metric]) for metric in curves]
+    files = {
+        'table.md': markdown(grid, found, curve_tables, command),
+        'table.csv': _csv(found),
+        'table.tex': _latex([*tables(found), *curve_tables]),
+        **({'curve.csv': curve_csv(points)} if points else {}),
+    }
+    for name, text in files.items():
+        write_text(grid.folder / name, text)
+    written = [grid.folder / name for name in files]
     for metric in found.metrics:
-        files += _plots(grid, found, metric)
-    return files
+        written += _plots(grid, found, metric)
+    for metric, curve in curves.items():
+        if curve:
+            written += [grid.folder / f'curve_{metric}.png', grid.folder / f'unseen_against_seen_{metric}.png']
+            plot_curves(curve, metric, written[-2], grid.title)
+            plot_unseen_against_seen(curve, metric, written[-1], grid.title)
+    return written
+
+
+def write_summary(title: str, grids: Mapping[str, tuple[Grid, Cells]], folder: Path, command: str) -> list[Path]:
+    """Write `networks.md`, `networks.csv` and `networks.tex`: a row for each network and variant, by metric.
+
+    Args:
+        title: Heading.
+        grids: By network.
+        folder: Where to write.
+        command: Printed below the tables.
+
+    Returns:
+        Their paths; none if no cell of any is finished.
+    """
+    found = {network: collect(*own) for network, own in grids.items()}
+    found = {network: own for network, own in found.items() if own}
+    if not found:
+        return []
+    summaries = []
+    for metric in next(iter(found.values())).metrics:
+        parts = {network: mean_rows(own, metric) for network, own in found.items() if metric in own.metrics}
+        titles = next(iter(parts.values()))[0]
+        rows = [
+            [network, *(dict(zip(own, row, strict=True)).get(title, '-') for title in titles)]
+            for network, (own, network_rows) in parts.items()
+            for row in network_rows
+        ]
+        summaries.append((['network', *titles], rows))
+    files = {
+        'networks.md': '\n\n'.join([f'# {title}', *map(in_format, summaries), _NOTE, f'    {command}']) + '\n',
+        'networks.csv': ''.join(
+            [_csv(own, network, heading=not place) for place, (network, own) in enumerate(found.items())]
+        ),
+        'networks.tex': _latex(summaries),
+    }
+    for name, text in files.items():
+        write_text(folder / name, text)
+    return [folder / name for name in files]
+
+
+def _latex(every: Iterable[Table]) -> str:
+    return '\n\n'.join(in_format(table, 'latex_booktabs') for table in every) + '\n'
 
 
 def _plots(grid: Grid, found: GridResults, metric: str) -> list[Path]:
@@ -210,7 +166,7 @@ def _plots(grid: Grid, found: GridResults, metric: str) -> list[Path]:
     rows = {
         label: {title: difference(label, tuple(domains)) for title, domains in found.columns()}
         for label in found.variants
-        if difference(label, tuple(found.domains)) is not None
+        if any(difference(label, tuple(domains)) is not None for _, domains in found.columns())
     }
     files = []
     if rows:
@@ -224,20 +180,25 @@ def _plots(grid: Grid, found: GridResults, metric: str) -> list[Path]:
     return files
 
 
-def _csv(found: GridResults) -> str:
+def _csv(found: GridResults, network: str = '', heading: bool = True) -> str:
+    """The table as CSV; `network` is a first column of its own."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator='\n')
-    writer.writerow(
-        ['metric', 'camera', 'images', 'variant', 'seeds', 'mean', 'deviation', 'difference', 'low', 'high']
-    )
+    titles = ['metric', 'domain', 'samples', 'variant', 'seeds', 'mean', 'deviation', 'difference', 'low', 'high']
+    first = [network] if network else []
+    if heading:
+        writer.writerow([*(['network'] if network else []), *titles])
     for metric in found.metrics:
         for title, domains in found.columns():
-            count = sum(found.pictures[domain] for domain in domains)
-            for network in found.reference.networks if found.reference else ():
-                mean = found.reference.mean(network, domains, metric).mean
-                writer.writerow([metric, title, count, network, 0, mean, '', '', '', ''])
+            start = [*first, metric, title, found.count(domains)]
+            for other in found.reference.networks if found.reference else ():
+                mean = found.reference.mean(other, domains, metric).mean
+                writer.writerow([*start, other, 0, mean, '', '', '', ''])
             for label in found.variants:
                 own, other = found.spread(label, domains, metric), found.difference(label, domains, metric)
                 ends = ['', '', ''] if other is None else [other.mean, other.low, other.high]
-                writer.writerow([metric, title, count, label, own.seeds, own.mean, own.deviation, *ends])
+                writer.writerow([*start, label, own.seeds, own.mean, own.deviation, *ends])
+        for label in found.variants if found.has_seen else ():
+            own = found.seen(label, metric)
+            writer.writerow([*first, metric, SEEN, '', label, own.seeds, own.mean, own.deviation, '', '', ''])
     return text.getvalue()

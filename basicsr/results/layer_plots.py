@@ -104,7 +104,7 @@ def plot_halves(
     """
     names = list(halves[0])
     ranks = [np.argsort(np.argsort([half[name] for name in names])) + 1 for half in halves]
-    labels = {'xlabel': 'rank on one half of the pictures', 'ylabel': 'rank on the other half'}
+    labels = {'xlabel': 'rank on one half of the samples', 'ylabel': 'rank on the other half'}
     figure, axes = _figure(5.6, 5.6, title, **labels)
     axes.plot([1, len(names)], [1, len(names)], color='0.35', lw=1, ls='--', zorder=0)
     is_unstable = np.isin(names, list(unstable))

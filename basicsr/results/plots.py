@@ -109,18 +109,18 @@ def crop_sheet(
 def difference_boxes(
     differences: Mapping[str, Sequence[float]], path: str | os.PathLike, label: str, seen: Collection[str] = ()
 ) -> None:
-    """Draws the distribution of paired differences in each domain: a box, a point per picture, and the mean.
+    """Draws the distribution of paired differences in each domain: a box, a point per sample, and the mean.
 
     Boxes reach from the first to the third quartile and whiskers to the furthest point within 1.5 times that range.
 
     Args:
-        differences: by domain, one number per picture.
+        differences: by domain, one number per sample.
         path: of the PNG file, whose folder is made if need be.
         label: label of the axis.
         seen: domains seen in training; drawn in grey.
 
     Raises:
-        ValueError: there are no domains, or one has no pictures.
+        ValueError: there are no domains, or one has no samples.
     """
     empty = [domain for domain, values in differences.items() if not len(values)]
     if empty or not differences:
@@ -139,7 +139,8 @@ def difference_boxes(
         axes.scatter(place + offsets, values, s=12, c=colour, alpha=0.6, lw=0)
         axes.scatter(place, np.mean(values), marker='D', s=34, c='white', edgecolors=UNSTABLE_COLOUR, zorder=3)
     names = [
-        f'{domain}{" (seen)" if domain in seen else ""}\n{len(values)} images' for domain, values in differences.items()
+        f'{domain}{" (seen)" if domain in seen else ""}\n{len(values)} samples'
+        for domain, values in differences.items()
     ]
     axes.set_xticks(range(len(names)), names, fontsize=9)
     axes.set_xlim(-0.6, len(names) - 0.4)

@@ -18,7 +18,7 @@ from basicsr.results.statistics import Estimate
 from basicsr.utils.misc import write_text
 
 UNSEEN_MEAN = 'mean of the unseen'
-INTERVALS = 'Brackets hold 95 % bootstrap intervals over the pictures; those of a mean resample within each camera.'
+INTERVALS = 'Brackets hold 95 % bootstrap intervals over the samples; those of a mean resample within each domain.'
 MARK = 'An asterisk marks differences whose interval excludes zero.'
 
 Rows = list[list[str]]
@@ -60,7 +60,7 @@ def summary_rows(results: Results) -> tuple[list[str], Rows]:
         ]
         texts = [' / '.join(cell) if there else 'not measured' for cell in cells]
         rows.append([label, _count(results, domains), *texts])
-    return ['camera', 'images', *(f'{network} {"/".join(metrics)}'.strip() for network in results.networks)], rows
+    return ['domain', 'samples', *(f'{network} {"/".join(metrics)}'.strip() for network in results.networks)], rows
 
 
 def interval_rows(results: Results) -> tuple[list[str], Rows]:
@@ -71,7 +71,7 @@ def interval_rows(results: Results) -> tuple[list[str], Rows]:
         for label, domains in rows_of_domains(results)
         for network in results.networks
     ]
-    return ['camera', 'images', 'network', *metrics], rows
+    return ['domain', 'samples', 'network', *metrics], rows
 
 
 def difference_rows(results: Results) -> tuple[list[str], Rows]:
@@ -82,7 +82,7 @@ def difference_rows(results: Results) -> tuple[list[str], Rows]:
         for label, domains in rows_of_domains(results)
         for other in results.others
     ]
-    return ['camera', 'images', 'difference', *metrics], rows
+    return ['domain', 'samples', 'difference', *metrics], rows
 
 
 def _count(results: Results, domains: Iterable[str]) -> str:
@@ -121,7 +121,7 @@ def report(results: Results, style: str = 'github') -> str:
     if results.measured(results.domains, everywhere=False):
         parts += [INTERVALS, in_format(interval_rows(results), style)]
         if results.others:
-            parts += [f'What {results.main} has more, paired by picture. {MARK}']
+            parts += [f'What {results.main} has more, paired by sample. {MARK}']
             parts += [in_format(difference_rows(results), style)]
     return '\n\n'.join(parts)
 
@@ -140,7 +140,7 @@ def result_files(results: Results) -> dict[str, Callable[[str | os.PathLike], No
         'table.md': lambda: report(results) + '\n',
         'table.txt': lambda: report(results, 'simple') + '\n',
         'table.csv': lambda: _csv(_estimates_in_full(results)),
-        'images.csv': lambda: _csv(_pictures_in_full(results)),
+        'images.csv': lambda: _csv(_samples_in_full(results)),
     }
     written = {name: partial(_write, name, text) for name, text in texts.items()}
     return {'results.json': results.save, **written}
@@ -151,7 +151,7 @@ def _write(name: str, text: Callable[[], str], folder: str | os.PathLike) -> Non
 
 
 def _estimates_in_full(results: Results) -> Iterator[list[object]]:
-    yield ['camera', 'seen', 'network', 'reference', 'metric', 'mean', 'low', 'high', 'images']
+    yield ['domain', 'seen', 'network', 'reference', 'metric', 'mean', 'low', 'high', 'samples']
     for label, domains in rows_of_domains(results):
         name, seen = (domains[0], domains[0] in results.seen) if len(domains) == 1 else (label, False)
         for metric in results.measured(domains):
@@ -163,13 +163,13 @@ def _estimates_in_full(results: Results) -> Iterator[list[object]]:
                 yield [name, seen, results.main, other, metric, *astuple(found)]
 
 
-def _pictures_in_full(results: Results) -> Iterator[list[object]]:
-    yield ['camera', 'seen', 'image', 'network', 'metric', 'value']
+def _samples_in_full(results: Results) -> Iterator[list[object]]:
+    yield ['domain', 'seen', 'sample', 'network', 'metric', 'value']
     for domain in results.domains:
         for network in results.networks:
-            for image, scores in results.scores[network][domain].items():
+            for sample, scores in results.scores[network][domain].items():
                 for metric, value in scores.items():
-                    yield [domain, domain in results.seen, image, network, metric, value]
+                    yield [domain, domain in results.seen, sample, network, metric, value]
 
 
 def _csv(rows: Iterable[Sequence[object]]) -> str:

@@ -76,7 +76,7 @@ def check_run(folder, name, expected, logged, capfd, paths):
     for path in map(str, paths):
         assert sum(path in text for text in once) == 1 and path in last
     messages = [record.getMessage() for record in logged.records]
-    assert any(f'after the training of {name}:\n| camera' in text for text in messages), 'the table'
+    assert any(f'after the training of {name}:\n| domain' in text for text in messages), 'the table'
     printed = capfd.readouterr().err
     assert 'Traceback' not in printed and 'Logging error' not in printed
     assert not list((folder / 'experiments' / name).rglob('*.tmp'))

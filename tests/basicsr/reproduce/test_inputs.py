@@ -318,7 +318,7 @@ def test_a_table_of_nothing_says_why(folder, capsys):  # noqa: F811
     args = reproduce.parser().parse_args([*arguments, '--table'])
     with pytest.raises(ValueError, match=r'out: no cell is finished; run the grid without --table'):
         reproduce.run(args)
-    run(Stub(reproduce.load(args)))
+    run(Stub(reproduce.load(args)['']))
     reproduce.run(args)
     assert '| fine-tuning' in capsys.readouterr().out
     rewrite(folder / 'data/two/HR/0.png')

@@ -273,7 +273,7 @@ def test_table(stub, folder):
     files = write_report(stub.grid, stub, 'python reproduce.py')
     assert [path.name for path in files] == ['table.md', 'table.csv', 'table.tex', 'differences_psnr.png']
     text = files[0].read_text()
-    rows = {row['variant']: row for row in csv.DictReader(files[1].open()) if row['camera'] == 'average'}
+    rows = {row['variant']: row for row in csv.DictReader(files[1].open()) if row['domain'] == 'average'}
     assert list(rows) == ['bicubic', 'pre-trained', 'fine-tuning', 'LDT']
     assert float(rows['LDT']['difference']) == pytest.approx(1.0), 'seeds and pictures are paired'
     assert float(rows['LDT']['low']) == pytest.approx(1.0) and rows['fine-tuning']['difference'] == ''

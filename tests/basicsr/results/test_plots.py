@@ -161,7 +161,7 @@ def test_difference_boxes_show_every_picture_of_every_domain(figures):
     plots.difference_boxes(differences, 'unused.png', 'gain', seen=['P'])
     axes = figures[0].axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == [
-        'P (seen)\n3 images', 'sony\n4 images', 'Canon\n1 images'
+        'P (seen)\n3 samples', 'sony\n4 samples', 'Canon\n1 samples'
     ]  # fmt: skip
     points, means = axes.collections[::2], axes.collections[1::2]
     for place, (values, dots, mean) in enumerate(zip(differences.values(), points, means, strict=True)):

@@ -64,7 +64,7 @@ def test_differences_are_paired_by_picture(results):
 def test_tables(results):
     lines = summary(results).splitlines()
     cells = [[cell.strip() for cell in line.strip('|').split('|')] for line in lines]
-    assert cells[0] == ['camera', 'images', 'plain psnr', 'trained psnr']
+    assert cells[0] == ['domain', 'samples', 'plain psnr', 'trained psnr']
     assert cells[2:] == [
         ['near', '3', '31.00', '31.50'],
         ['far', '2', '21.00', '21.50'],
@@ -72,9 +72,9 @@ def test_tables(results):
         ['mean of the unseen', '5', '26.00', '26.50'],
     ]
     text = report(results)
-    assert 'What trained has more, paired by picture' in text
+    assert 'What trained has more, paired by sample' in text
     assert '+0.500 [+0.500, +0.500] *' in text
-    assert '| own (seen)         | 1        | to plain     | +0.500                    |' in text, (
+    assert '| own (seen)         | 1         | to plain     | +0.500                    |' in text, (
         'one picture: no interval'
     )
 
@@ -84,7 +84,7 @@ def test_domain_without_ground_truth_stands_in_the_table_without_numbers(results
         results.scores[network]['bare'] = {'image_0': {}}
     results.domains['bare'] = {'images': {'image_0': {}}}
     assert summary(results).splitlines()[-2].split('|')[1:5] == [
-        *(cell for cell in (' bare               ', ' 1        ', ' not measured ', ' not measured   '))
+        *(cell for cell in (' bare               ', ' 1         ', ' not measured ', ' not measured   '))
     ]
 
 
@@ -96,10 +96,17 @@ def test_files(results, tmp_path):
     images = list(csv.DictReader((tmp_path / 'images.csv').open()))
     assert len(images) == 12
     assert images[0] == {
-        **{'camera': 'near', 'seen': 'False', 'image': 'image_0', 'network': 'plain', 'metric': 'psnr', 'value': '30.0'}
+        **{
+            'domain': 'near',
+            'seen': 'False',
+            'sample': 'image_0',
+            'network': 'plain',
+            'metric': 'psnr',
+            'value': '30.0',
+        }
     }
     rows = list(csv.DictReader((tmp_path / 'table.csv').open()))
-    mean = [row for row in rows if row['camera'] == 'mean of the unseen']
+    mean = [row for row in rows if row['domain'] == 'mean of the unseen']
     assert [(row['network'], row['reference'], float(row['mean'])) for row in mean] == [
         *(('plain', '', 26.0), ('trained', '', 26.5), ('trained', 'plain', 0.5)),
     ]
