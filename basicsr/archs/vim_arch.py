@@ -88,6 +88,8 @@ def _not_built(key: str, value: object) -> str | None:
 
 def _broken_rules(given: dict) -> Iterator[tuple[str, str]]:
     """Values that types do not refuse, and incompatible arguments, as (name, message)."""
+    if given['pretrained'] is True:
+        yield 'pretrained', 'weights of VisionMamba are not fetched: pretrained names their file, or is false'
     if given['bimamba_type'] != 'v2':
         yield 'bimamba_type', f"bimamba_type is 'v2', as published, not {given['bimamba_type']!r}"
     pool = given['final_pool_type']
@@ -140,7 +142,7 @@ class VisionMamba(nn.Module):
         use_middle_cls_token: The class token stands in the middle of the patches, else before them.
         init_layer_scale: Initial factor of each channel of a mixer's output; None: there is none.
         scan_backend: Backend of the selective scan; None chooses the best available.
-        pretrained: File of weights to begin with. A head for other classes is initialised anew, and the position
+        pretrained: A file of weights to begin with. A head for other classes is initialised anew, and the position
             embedding resized to the grid of `img_size`.
         **off: What the release can do and this class cannot, if it is off: if_rope, if_bidirectional, …
 
@@ -161,7 +163,7 @@ class VisionMamba(nn.Module):
     @staticmethod
     def options_to_rebuild(options: dict, checkpoint: str | os.PathLike) -> dict:
         """The file that training began with may be gone."""
-        return {**options, 'pretrained': None}
+        return {**options, 'pretrained': False}
 
     @staticmethod
     def check_options(given: dict) -> Iterator[tuple[str, str]]:
@@ -196,7 +198,7 @@ class VisionMamba(nn.Module):
         use_middle_cls_token: bool = True,
         init_layer_scale: NonNegative | None = None,
         scan_backend: str | None = None,
-        pretrained: Path | None = None,
+        pretrained: Literal[False] | Path = False,
         **off: Any,
     ) -> None:
         super().__init__()
@@ -228,7 +230,7 @@ class VisionMamba(nn.Module):
         )
         self.norm_f = Norm(embed_dim, norm_epsilon, not rms_norm)
         self._init_weights()
-        if pretrained is not None:
+        if pretrained:
             load_pretrained(self, pretrained)
 
     @torch.no_grad()

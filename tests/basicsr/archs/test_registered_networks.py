@@ -31,6 +31,7 @@ SMALL = {
     },
     'spandrel': {'architecture': 'SAFMN', 'dim': 8, 'n_blocks': 1, 'upscaling_factor': 2},
     'timm': {'name': 'test_vit', 'num_classes': 5, 'img_size': 32},
+    'torchvision': {'name': 'squeezenet1_1', 'num_classes': 5, 'dropout': 0.0},
 }
 """Arguments that make a network small. Give your own some here; without, its defaults are taken."""
 
@@ -40,7 +41,7 @@ ELSEWHERE = {'VGGFeatureExtractor': 'gives features for a loss, and trains never
 UNTRAINED = ('Bicubic',)
 """Networks without weights."""
 
-LARGEST = 500_000
+LARGEST = 800_000
 NETWORKS = sorted(
     name for name, network in ARCH_REGISTRY if network.__module__.startswith('basicsr.') and name not in ELSEWHERE
 )
@@ -57,12 +58,12 @@ def built(name):
 
 
 def batch(net, name):
-    """Two of the smallest pictures that the network says it takes; of a classifier, of the size in SMALL."""
+    """Two of the smallest pictures that the network says it takes; of a classifier, of 32 pixels unless it says so."""
     traits = traits_of(net, SMALL.get(name))
     height, width = (1 + lacks for lacks in traits.padding(1, 1))
     if scale_of(net) is None:
-        assert 'img_size' in SMALL.get(name, {}), f'{name} does not say its scale: by traits, upscale or scale'
-        height = width = SMALL[name]['img_size']
+        assert 'num_classes' in SMALL.get(name, {}), f'{name} does not say its scale: by traits, upscale or scale'
+        height, width = net.input_size or (32, 32)
     low, high = traits.pixel_range
     return low + (high - low) * torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(1))
 

@@ -236,6 +236,7 @@ def test_what_the_release_has_more_is_accepted_where_it_is_off():
         ({'if_devide_out': True}, 'if_devide_out', "no argument 'if_devide_out'; did you mean 'if_divide_out'"),
         ({'final_pool_type': 'all'}, 'final_pool_type', "not 'all'"),
         ({'final_pool_type': 'max'}, 'final_pool_type', 'set if_cls_token to false'),
+        ({'pretrained': True}, 'pretrained', 'not fetched: pretrained names their file, or is false'),
         ({'bimamba_type': 'v1'}, 'bimamba_type', "not 'v1'"),
         ({'bimamba_type': 'none'}, 'bimamba_type', "not 'none'"),
         ({'ssm_cfg': {'d_cnv': 4}}, 'ssm_cfg', "no 'd_cnv'; did you mean 'd_conv'"),
@@ -262,7 +263,7 @@ def test_a_file_with_other_classes(tmp_path, logged):
     assert changed == ['head.weight', 'head.bias'] and other(torch.rand(1, 3, 32, 32)).shape == (1, 7)
     said = [record.getMessage() for record in logged.records if 'the head is not loaded' in record.getMessage()]
     assert len(said) == 1 and said[0].endswith('head.bias, head.weight')
-    assert options_to_rebuild({**PLAIN, 'pretrained': 'x.pth'}, 'net_g.pth') == {**PLAIN, 'pretrained': None}
+    assert options_to_rebuild({**PLAIN, 'pretrained': 'x.pth'}, 'net_g.pth') == {**PLAIN, 'pretrained': False}
 
 
 PLAIN = {
