@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import warnings
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,8 +35,7 @@ def read_rgb(path: str | os.PathLike[str]) -> np.ndarray:
     if fault := file_fault(path):
         raise FileNotFoundError(f'{os.fspath(path)!r} is {fault}')
     try:
-        with warnings.catch_warnings(), Image.open(path) as picture:
-            warnings.simplefilter('ignore')  # of Pillow, about transparency and oddities that it copes with
+        with Image.open(path) as picture:
             return np.array(_eight_bits(ImageOps.exif_transpose(picture)).convert('RGB'))
     except MemoryError:
         raise
@@ -65,8 +63,7 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
 
 def size_in_head(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Height and width of a picture, by the head of its file; EXIF orientation may swap them."""
-    with warnings.catch_warnings(), Image.open(path) as picture:
-        warnings.simplefilter('ignore')
+    with Image.open(path) as picture:
         return picture.size[::-1]
 
 

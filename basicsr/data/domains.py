@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import islice
+from pathlib import Path
 from typing import NamedTuple
 
 from basicsr.data.data_util import check_folder, listed
-from basicsr.data.names import CLASSIFIED_EXTENSIONS
+from basicsr.data.names import CLASSIFIED_EXTENSIONS, OTHER_PICTURES
 from basicsr.utils.misc import file_fault, scandir
 from basicsr.utils.registry import did_you_mean
 
@@ -117,6 +118,9 @@ def _read_domain(archive: DomainFolder, domain: str) -> None:
     folder = os.path.join(archive.root, domain)
     if not os.path.isdir(folder):
         archive.notes.append(f'{folder!r} is {file_fault(folder)}')
+        return
+    if os.path.islink(folder) and Path(archive.root).resolve().is_relative_to(Path(folder).resolve()):
+        archive.notes.append(f'{folder!r} links to a folder that it lies in: not read')
         return
     found = [name.split(os.sep) for name in scandir(folder, recursive=True)]
     pictures = [parts for parts in found if len(parts) > 1 and _is_picture(parts[-1])]
@@ -255,10 +259,9 @@ def doubts(archive: DomainFolder, chosen: Collection[str]) -> Iterator[str]:
             yield listed(f'classes are not in the domain {domain!r}', lacking)
         if empty:
             yield listed(f'class folders of the domain {domain!r} hold no pictures', empty)
-        if others := archive.others[domain]:
+        unread = [name for name in archive.others[domain] if name.lower().endswith(OTHER_PICTURES)
+                  and not _is_picture(name)]  # fmt: skip
+        if unread:
+            yield listed(f'files of the domain {domain!r} are left out, whose formats are not read', unread)
+        if others := [name for name in archive.others[domain] if name not in unread]:
             yield listed(f'files of the domain {domain!r} are ignored: no pictures, or in no class', others)
-
-
-def table(archive: DomainFolder) -> Mapping[str, Mapping[str, int]]:
-    """Numbers of pictures by domain and class."""
-    return {domain: {name: len(files) for name, files in one.items()} for domain, one in archive.domains.items()}

@@ -115,8 +115,9 @@ def _value(value: Any, parameter: inspect.Parameter, place: str) -> Any:
         if not isinstance(kind, torch.dtype):
             raise ValueError(f'{place}: dtype must be a type of torch such as float32, not {value!r}')
         return kind
-    if isinstance(parameter.default, enum.Enum):
-        known = {one.value: one for one in type(parameter.default)}
+    kind = v2.InterpolationMode if parameter.name == 'interpolation' else type(parameter.default)
+    if issubclass(kind, enum.Enum):
+        known = {one.value: one for one in kind}
         if value not in known:
             near = did_you_mean(value, known)
             raise ValueError(f'{place}: {parameter.name} is one of {", ".join(known)}, not {value!r}{near}')
