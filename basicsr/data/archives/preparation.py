@@ -1,4 +1,4 @@
-"""Shared code of the commands that lay out data sets by camera, scripts/data_preparation/prepare_*.py."""
+"""Shared code of the commands that lay out data sets, scripts/data_preparation/prepare_*.py: by camera, above all."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import argparse
 import os
 import sys
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from basicsr.data.archives.camera_archive import FAULTS, Contents, read_archive
@@ -20,8 +21,15 @@ _PROJECT = Path(__file__).resolve().parents[3]
 def main(camera_set: CameraSet, description: str, arguments: Sequence[str] | None = None) -> None:
     """Run the command for this data set; mistakes end in one message and exit code 2, Ctrl-C in 130."""
     args = _parser(camera_set, description).parse_args(arguments)
-    try:
+    with ending_in_one_line():
         _prepare(camera_set, args)
+
+
+@contextmanager
+def ending_in_one_line() -> Iterator[None]:
+    """End the program with one message where the block fails: with exit code 2 for a mistake, 130 for Ctrl-C."""
+    try:
+        yield
     except (OSError, ValueError) as error:
         sys.stderr.write(f'error: {error}\n')
         sys.exit(2)
