@@ -10,7 +10,7 @@ from torch import nn
 
 import ldt
 from basicsr.options.choices import NameOf
-from basicsr.options.types import List, Real, Section, Time, Whole, iterations, option
+from basicsr.options.types import List, Real, Section, Share, Time, Whole, iterations, option
 
 
 def _decay(values: list[float]) -> list[float]:
@@ -44,8 +44,10 @@ class LDTSection(Section):
     granularity: Literal['parameter', 'module'] = option(
         'parameter', "What is one layer: a parameter tensor, or a module's own tensors together."
     )
-    scoring_batches: Whole(1, ceiling=10**6) = option(300, 'Training batches that are scored, over all processes.')
-    warmup_iter: Whole(0, ceiling=10**9) = option(
+    scoring_batches: Whole(1, ceiling=10**6) | Share = option(
+        300, 'Training batches that are scored, over all processes: a number, or a share of the number of iterations.'
+    )
+    warmup_iter: Whole(0, ceiling=10**9) | Share = option(
         0, 'Iterations in which the head trains alone, on one half of the samples; the other half is then scored.'
     )
     head_prefixes: List(str, 1) | str = option(
@@ -77,6 +79,15 @@ class LDTSection(Section):
         for group in ('stable', 'unstable', 'fixed'):
             if f'{group}_time' in given and f'{group}_decay' in given:
                 yield f'{group}_time', f'says the same as {group}_decay in another way; drop one of them (~)'
+
+    def batches_to_score(self, total_iter: int) -> int:
+        """`scoring_batches` of a run of `total_iter` iterations; a share is two at least, which a variance takes."""
+        batches = self.scoring_batches
+        return max(2, round(iterations(batches, total_iter))) if isinstance(batches, str) else batches
+
+    def warm_up_iterations(self, total_iter: int) -> int:
+        """`warmup_iter` of a run of `total_iter` iterations; a share is one at least."""
+        return max(1, round(iterations(self.warmup_iter, total_iter))) if self.warmup_iter else 0
 
     @property
     def interval(self) -> int:

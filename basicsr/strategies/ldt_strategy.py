@@ -57,7 +57,7 @@ class LDT(Strategy):
         if self.options.criterion == 'prefix':
             self._unstable = head_prefixes(net, self.options.unstable_prefixes, 'train.ldt.unstable_prefixes')
         if self.options.warmup_iter:
-            self._warm_up_for(self.options.warmup_iter)
+            self._warm_up_for(self.options.warm_up_iterations(setting.total_iter))
         self.statistics = BatchStatistics(setting.loss, setting.batches)
 
     @classmethod
@@ -106,7 +106,7 @@ class LDT(Strategy):
         layers = ldt.layers_of(net, 'module') if options.granularity == 'module' else {}
         if options.criterion == 'prefix':
             return replace(ldt.Partition.from_prefixes(net, self._unstable), layers=layers)
-        count = -(-options.scoring_batches // self.setting.processes)
+        count = -(-options.batches_to_score(self.setting.total_iter) // self.setting.processes)
         with tqdm(total=count, desc='Score layers', unit='batch', leave=False, disable=None) as progress:
             scores = ldt.score_layers(
                 net,

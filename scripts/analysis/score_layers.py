@@ -298,7 +298,8 @@ def main(arguments: list[str] | None = None) -> None:
         opt, _ = parse_options(str(ROOT), True, args)
         check_files(opt)
         options = check_section(LDTSection, opt['train'].get('ldt') or {}, 'train.ldt')
-        scored = score(opt, options, args.batches or options.scoring_batches, args.head)
+        batches = args.batches or options.batches_to_score(opt['train']['total_iter'])
+        scored = score(opt, options, batches, args.head)
         folder = args.output or Path(opt['path']['experiments_root']).parents[1] / 'results' / f'{opt["name"]}_layers'
         write(scored, opt, folder)
         print(summary(scored, opt))

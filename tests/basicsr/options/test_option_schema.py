@@ -193,7 +193,7 @@ val:
         ('train.pixel_opt.type=L2Loss', "train.pixel_opt.type: 'L2Loss' is no loss; there are Charb"),
         ('train.pixel_opt.eps=1', 'train.pixel_opt.eps: unknown option'),
         ('train.ldt.unstabel_ratio=0.4', "train.ldt.unstabel_ratio: unknown option; did you mean 'unstable_ratio'?"),
-        ('train.ldt.warmup_iter=-5', 'train.ldt.warmup_iter: must be a whole number of at least 0, not -5'),
+        ('train.ldt.warmup_iter=-5', 'train.ldt.warmup_iter: must be a whole number of at least 0 or a share of'),
         ('train.ldt.strategy=both', "train.ldt.strategy: must be dual or alternating, not 'both'"),
         (
             'train.ldt.unstable_ratio=atuo',
