@@ -38,7 +38,8 @@ def training_loader(
         accumulate: How many batches are loaded as one.
         dataset: None: that of the section.
     """
-    dataset, ratio = dataset or build_dataset(section), section.get('dataset_enlarge_ratio') or 1
+    dataset = build_dataset(section) if dataset is None else dataset
+    ratio = section.get('dataset_enlarge_ratio') or 1
     processes = opt['world_size'], opt['rank']
     if getattr(dataset, 'groups', None) and section.get('balanced') is not False:
         at_a_time = loaded_at_a_time(section, opt['num_gpu'], opt['dist'], accumulate)

@@ -188,8 +188,9 @@ def ignored_options(model: Any) -> Iterator[str]:
             f'train.max_bad_steps: without effect: {kind} has a step of its own ({own_step}); a loss that is NaN ends '
             'the run at once'
         )
-    if train.get('channels_last') and not hasattr(model, 'strategy') and not _reads(model, 'channels_last'):
-        yield f'train.channels_last: without effect: {kind} builds its networks by itself'
+    for key in ('channels_last', 'freeze_batch_statistics'):
+        if train.get(key) and not hasattr(model, 'strategy') and not _reads(model, key):
+            yield f'train.{key}: without effect: {kind} builds its networks by itself'
     if model.is_train and _is_own(model, 'save'):
         in_save = _spoken_of([vars(next(one for one in type(model).__mro__ if 'save' in vars(one)))['save']])
         if logger.get('save_checkpoint_freq') and 'save_training_state' not in _said_by(type(model))[0]:
