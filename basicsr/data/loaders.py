@@ -80,7 +80,7 @@ def _beside(opt: dict) -> dict:
 
 
 class Some(Dataset):
-    """Some of the samples of a data set, with the labels, groups and paths of these alone.
+    """Some of the samples of a data set, with the labels, groups, paths and names of these alone.
 
     Args:
         dataset: The data set. The numbers that seed its samples, see `SeededDataset`, are left to who seeds this one.

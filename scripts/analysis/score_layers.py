@@ -3,8 +3,9 @@
     python scripts/analysis/score_layers.py -opt FILE [--set a.b=value …] [--output FOLDER] [--batches N] [--head …]
 
 FILE is an option file for training with any model_type; the loss is its train.pixel_opt, and criterion, ratio,
-granularity and decays are those of train.ldt. Pictures are split into two halves, whose batches alternate, so that
-the scores on each half show how reliable the ranking is. FOLDER (default: results/<name>_layers) gets:
+granularity and decays are those of train.ldt. With train.ldt.warmup_iter, the head warms up on one half of the samples,
+as in training, and the rest is about the other half. Samples are split into two halves, whose batches alternate, so
+that the scores on each half show how reliable the ranking is. FOLDER (default: results/<name>_layers) gets:
 
     layers.csv, layers.md         every layer; a summary
     scores.png, kinds.png         scores by place in the network, and by kind of layer
@@ -19,8 +20,8 @@ import argparse
 import csv
 import runpy
 import statistics
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,10 @@ if __name__ == '__main__':
 import torch
 from scipy.stats import spearmanr
 from torch import nn
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
 import ldt
-from basicsr.data import build_dataloader, build_dataset
-from basicsr.data.data_sampler import EnlargedSampler
+from basicsr.data.loaders import loader_beside_the_training, loader_of_some
 from basicsr.models import build_model
 from basicsr.options.check import check_section
 from basicsr.options.resolve import check_files, parse_options
@@ -56,7 +55,7 @@ class Scored:
 
     Attributes:
         partition: The groups and the scores.
-        halves: Score by layer on each half of the pictures.
+        halves: Score by layer on each half of the samples.
         kinds: What each layer is: `Conv2d.weight`, or `Conv2d` for the layers of modules.
         entries: Number of entries of each layer.
         heads: The layers of the head.
@@ -85,40 +84,30 @@ class Scored:
         return 100 * sum(score <= scores[layer] for score in scores.values()) / len(scores)
 
     def moved(self) -> int:
-        """Number of layers that are unstable on one half of the pictures only, with equally large groups on both."""
+        """Number of layers that are unstable on one half of the samples only, with equally large groups on both."""
         count = len(self.partition.unstable_layers)
         first, second = ({*sorted(half, key=half.__getitem__)[-count:]} for half in self.halves)
         return len(first - second)
 
 
-class Part(Dataset):
-    """Some of the samples of a data set."""
+def half_loaders(opt: dict, loader: Any, samples: list[int] | None = None) -> list[Any]:
+    """A loader of training batches for each half of the samples, drawn at random by the run's seed.
 
-    def __init__(self, dataset: Dataset, indices: list[int]) -> None:
-        self.dataset, self.indices = dataset, indices
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.dataset[self.indices[index]]
-
-
-def half_loaders(opt: dict) -> list[Any]:
-    """A loader of training batches for each half of the pictures, drawn at random by the run's seed."""
-    dataset_opt = {**opt['datasets']['train'], 'prefetch_mode': None, 'persistent_workers': False}
-    dataset = build_dataset(dataset_opt)
-    if len(dataset) < 2:
-        raise ValueError('datasets.train: has one picture, and the comparison of two halves needs two or more')
-    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(opt['manual_seed'])).tolist()
-    # Halves smaller than a batch use their pictures more than once: the patches differ.
-    ratio = max(dataset_opt.get('dataset_enlarge_ratio') or 1, 2 * dataset_opt['batch_size_per_gpu'])
-    loaders = []
-    for half in (order[::2], order[1::2]):
-        part = Part(dataset, half)
-        sampler = EnlargedSampler(part, 1, 0, ratio)
-        loaders.append(build_dataloader(part, dataset_opt, opt['num_gpu'], False, sampler, opt['manual_seed']))
-    return loaders
+    Args:
+        opt: The resolved options.
+        loader: Of all training batches.
+        samples: Which of its data set's; None: all.
+    """
+    samples = list(range(len(loader.dataset))) if samples is None else samples
+    if len(samples) < 2:
+        raise ValueError(f'datasets.train: {len(samples)} samples to score, and the comparison of two halves needs two')
+    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(opt['manual_seed'])).tolist()
+    section = opt['datasets']['train']
+    # Halves smaller than a batch use their samples more than once: augmentation differs.
+    ratio = max(section.get('dataset_enlarge_ratio') or 1, 2 * section['batch_size_per_gpu'])
+    datasets = {**opt['datasets'], 'train': {**section, 'dataset_enlarge_ratio': ratio}}
+    halves = ([samples[place] for place in half] for half in (order[::2], order[1::2]))
+    return [loader_of_some({**opt, 'datasets': datasets}, loader, half) for half in halves]
 
 
 def in_turns(loaders: list[Any]) -> Iterator[Any]:
@@ -151,9 +140,13 @@ def score(opt: dict, options: LDTSection, count: int, heads: list[str] | None) -
     if count < 4:
         raise ValueError(f'--batches: two halves need at least two batches each, 4, not {count}')
     model = build_model(opt)
-    net = model.get_bare_model(model.net_g)
+    model.train_loader = loader_beside_the_training(opt)
+    net, samples = model.get_bare_model(model.net_g), None
     layers = ldt.layers_of(net, options.granularity)
-    head_layers = find_heads(layers, heads)
+    head_layers = find_heads(layers, heads or getattr(net, 'head_prefixes', None))
+    if warm_up := getattr(model.strategy, 'warm_up', None):
+        warm_up.run(net)
+        samples = warm_up.halves[1]
     kept = {'granularity': options.granularity, 'criteria': options.criterion}
     halves = [ldt.GradientStatistics(net, **kept) for _ in range(2)]
 
@@ -164,11 +157,13 @@ def score(opt: dict, options: LDTSection, count: int, heads: list[str] | None) -
             progress.update()
 
         scores = ldt.score_layers(
-            net, in_turns(half_loaders(opt)), model.loss, count, options.criterion,
+            net, in_turns(half_loaders(opt, model.train_loader, samples)), model.loss, count, options.criterion,
             granularity=options.granularity, on_batch=on_batch,
         )  # fmt: skip
     of_modules = layers if options.granularity == 'module' else None
     partition = ldt.Partition.from_scores(scores, options.unstable_ratio, options.criterion, of_modules)
+    if warm_up:
+        partition = replace(partition, samples=warm_up.record())
     decay, sizes = options.decay(partition, opt['train']['total_iter']), dict(net.named_parameters())
     return Scored(
         partition,
@@ -182,7 +177,7 @@ def score(opt: dict, options: LDTSection, count: int, heads: list[str] | None) -
     )
 
 
-def find_heads(layers: dict[str, list[str]], prefixes: list[str] | None) -> list[str]:
+def find_heads(layers: dict[str, list[str]], prefixes: Sequence[str] | None) -> list[str]:
     """The layers whose names begin with one of the prefixes; without prefixes, those that match `HEADS`, if any."""
     known = {name.split('.')[0] for name in layers}
     prefixes = prefixes or [prefix for prefix in HEADS if prefix in known]
@@ -221,7 +216,7 @@ def summary(scored: Scored, opt: dict) -> str:
         '',
         f'{len(stable)} stable and {len(unstable)} unstable layers (unstable_ratio {partition.unstable_ratio:.3f}).',
         '',
-        f"Two halves of the pictures: Spearman's correlation of the scores {scored.correlation:.4f}; "
+        f"Two halves of the samples: Spearman's correlation of the scores {scored.correlation:.4f}; "
         f'{scored.moved()} of {len(stable) + len(unstable)} layers are unstable by one half alone.',
         '',
     ]

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -134,6 +135,16 @@ def test_mistakes_of_network_weights_and_data_come_together(folder):
         ValueError, match=r"head_first\.prefixes: no layer has the prefix 'upsampel'; near it: upsample"
     ):
         check(folder, changes=['train.head_first={iter: 20%, prefixes: upsampel}'])
+    for section, option in (
+        ('train.head_first={iter: 20%}', 'train.head_first.prefixes'),
+        ('train.ldt={criterion: prefix}', 'train.ldt.unstable_prefixes'),
+        ('train.ldt={warmup_iter: 2}', 'train.ldt.head_prefixes'),
+    ):
+        with pytest.raises(ValueError, match=rf'{re.escape(option)}: missing, and the network \(\w+\) has no head_pre'):
+            check(folder, changes=[section])
+    few = ['datasets.train.dataset_enlarge_ratio=1', 'datasets.train.batch_size_per_gpu=3']
+    with pytest.raises(ValueError, match=r'train\.ldt\.warmup_iter: 2 of 5 training samples are for the scores'):
+        check(folder, changes=['train.ldt={warmup_iter: 2, head_prefixes: upsample}', *few])
     with pytest.raises(ValueError, match=r'fewer than one batch of 200'):
         check(folder, changes=['datasets.train.batch_size_per_gpu=200'])
 

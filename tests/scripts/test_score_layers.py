@@ -12,7 +12,9 @@ from scipy.stats import spearmanr
 
 import ldt
 from basicsr.archs import build_network
+from basicsr.data.loaders import loader_beside_the_training
 from basicsr.losses import build_loss
+from basicsr.models.sr_model import SRModel
 from scripts.analysis import score_layers
 
 ROOT = Path(__file__).parents[2]
@@ -64,7 +66,7 @@ def test_tables_and_plots_of_a_plain_training(options, tmp_path, capsys):
     # Three batches of either half are all six pictures once: patches are whole pictures.
     net.load_state_dict(torch.load(options.parent / 'net.pth')['params'])
     loss = build_loss({'type': 'L1Loss'})
-    whole = [batch for part in score_layers.half_loaders(opt_of(options)) for batch in list(part)[:3]]
+    whole = [batch for part in halves_of(options) for batch in list(part)[:3]]
     expected = ldt.score_layers(net, whole, lambda net, batch: loss(net(batch['lq']), batch['gt']), 6)
     scores = {row['layer']: float(row['score']) for row in found}
     assert scores == pytest.approx(expected, rel=1e-4)
@@ -86,13 +88,28 @@ def opt_of(options: Path) -> dict:
     return score_layers.parse_options(str(ROOT), True, args)[0]
 
 
+def halves_of(options: Path) -> list:
+    opt = opt_of(options)
+    return score_layers.half_loaders(opt, loader_beside_the_training(opt))
+
+
 def test_halves_share_no_picture_and_are_the_same_each_time(options):
-    paths = [
-        [{path for batch in part for path in batch['gt_path']} for part in score_layers.half_loaders(opt_of(options))]
-        for _ in range(2)
-    ]
+    paths = [[{path for batch in part for path in batch['gt_path']} for part in halves_of(options)] for _ in range(2)]
     assert paths[0] == paths[1] and not paths[0][0] & paths[0][1]
     assert [len(half) for half in paths[0]] == [3, 3]
+
+
+def test_a_head_that_warms_up(options, tmp_path, monkeypatch):
+    """On half of the pictures, as in training; only the others are scored."""
+    scored, loss = set(), SRModel.loss
+    monkeypatch.setattr(
+        SRModel, 'loss', lambda self, net, batch: scored.update(batch['gt_path']) or loss(self, net, batch)
+    )
+    changes = ['train.ldt.warmup_iter=3', 'train.ldt.head_prefixes=conv_last', 'train.ldt.unstable_ratio=0.5']
+    score_layers.main(['-opt', str(options), '--batches', '4', '--output', str(tmp_path), '--set', *changes])
+    samples = ldt.Partition.load(tmp_path / 'partition.json').samples
+    assert samples['seed'] == 0 and sorted(samples['warm_up'] + samples['scoring']) == [f'{i}.png' for i in range(6)]
+    assert {Path(path).name for path in scored} == {*samples['scoring']}
 
 
 def test_modules_auto_and_a_head_of_ones_own(options, capsys):

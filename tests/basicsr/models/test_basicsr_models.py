@@ -514,9 +514,10 @@ TILES = {'val__tile_size': 16, 'val__selfensemble_testing': True, 'val__patchwis
         ),
         (
             'CascadeModel',
-            {'train__channels_last': True},
+            {'train__channels_last': True, 'train__freeze_batch_statistics': True},
             [
                 'train.channels_last: without effect: CascadeModel builds its networks by itself',
+                'train.freeze_batch_statistics: without effect: CascadeModel builds its networks by itself',
             ],
         ),
         (
