@@ -129,14 +129,14 @@ def evaluate(opt: dict, models: dict[str, Any], loaders: list[Any]) -> Results:
     results = Results(opt['name'], better, most=most)
     by_themselves = set()
     for label, model in models.items():
-        results.scores[label] = {}
+        results.scores[label], results.of_sets[label] = {}, {}
         for loader in loaders:
             name = loader.dataset.opt['name']
             try:
                 images = _validated(model, loader, label)
             except ValueError as error:
                 raise ValueError(_with_label(str(error), label, opt)) from error
-            results.scores[label][name] = dict(images)
+            results.scores[label][name], results.of_sets[label][name] = dict(images), dict(model.set_results)
             if not model.image_results:
                 by_themselves.add(name)
     for loader in loaders:
@@ -164,7 +164,7 @@ def _validated(model: Any, loader: Any, label: str) -> list[tuple[str, dict[str,
     Raises:
         ValueError: A picture cannot be measured, or a mean is NaN or infinite.
     """
-    model.image_results = []
+    model.image_results, model.set_results = [], {}
     vars(model).pop('metric_results', None)  # of the set before
     model.validation(loader, label, None, model.opt['val']['save_img'])
     if not model.image_results:
@@ -191,9 +191,10 @@ def _means(scores: Scores, count: int) -> Scores:
 
 
 def _paths(loader: Any) -> list[dict[str, str]]:
-    """Of each picture, the paths `lq` and `gt`, where the data set says them."""
+    """Of each sample, the paths `lq` and `gt`, or `path`, where the data set says them."""
     paths = getattr(loader.dataset, 'paths', [None] * len(loader.dataset))
-    pairs = (path if isinstance(path, dict) else {'lq_path': path} if isinstance(path, str) else {} for path in paths)
+    alone = 'path' if hasattr(loader.dataset, 'classes') else 'lq_path'
+    pairs = (path if isinstance(path, dict) else {alone: path} if isinstance(path, str) else {} for path in paths)
     return [{key.removesuffix('_path'): path for key, path in pair.items()} for pair in pairs]
 
 

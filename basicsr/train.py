@@ -24,6 +24,7 @@ from basicsr.evaluation import bicubic, build_loaders, compare, compared
 from basicsr.models import build_model
 from basicsr.models.contract import is_of_users
 from basicsr.ops.selective_scan import chosen_backend
+from basicsr.options.file import merge
 from basicsr.options.pretraining import command_line_of
 from basicsr.options.resolve import (
     check_files,
@@ -63,6 +64,10 @@ from basicsr.utils.misc import (
 
 DREALSR_OPTIONS = 'options/train/LDT/train_LDT_MambaIR_SRx4_DRealSR.yml'
 QUICK_START_OPTIONS = 'options/train/LDT/train_LDT_MambaIR_quickstart.yml'
+_QUICK_START_SCRIPTS = {
+    'cameras': 'scripts/data_preparation/make_quickstart_cameras.py',
+    'digits': 'scripts/data_preparation/make_digit_domains.py',
+}
 
 
 def default_experiment(root_path: str) -> str:
@@ -79,7 +84,7 @@ def default_experiment(root_path: str) -> str:
 def prepare(root_path: str, opt: dict, args: argparse.Namespace) -> None:
     """Make what the options say can be made: the quick start's data, and weights that are missing."""
     if opt.get('quickstart_data') and opt['rank'] == 0:
-        script = Path(root_path) / 'scripts' / 'data_preparation' / 'make_quickstart_cameras.py'
+        script = Path(root_path) / _QUICK_START_SCRIPTS[opt.get('quickstart_pictures') or 'cameras']
         runpy.run_path(str(script))['make'](Path(root_path) / opt['quickstart_data'])
     barrier()
     if trained_first(opt):
@@ -186,7 +191,8 @@ def _begin_logs(opt: dict, args: argparse.Namespace, model: Any, resume_state: d
     """Open the logs and begin them with all that tells this run from another; returns TensorBoard's writer."""
     logger, tb_logger, paths = get_root_logger(), None, opt['path']
     if opt['rank'] == 0:
-        keep_options(args.merged, paths['experiments_root'], resume_state and resume_state['iter'])
+        options = merge(args.merged, model.found_options())
+        keep_options(options, paths['experiments_root'], resume_state and resume_state['iter'])
         logger = get_root_logger(log_file=os.path.join(paths['log'], f'train_{opt["name"]}.log'))
         init_wandb_logger(opt)
         if opt['logger'].get('use_tb_logger'):
@@ -226,7 +232,7 @@ def _report(opt: dict, model: Any) -> None:
         networks['after'] = {'path': {**saved, 'param_key_g': model.param_key}}
         table, files = compare(opt, networks, paths['experiments_root'])
         results.update(files)
-        logger.info('Cameras, before and after the training of %s:\n%s', opt['name'], table)
+        logger.info('Domains, before and after the training of %s:\n%s', opt['name'], table)
     lines = (f'  {name}: {os.path.relpath(path)}' for name, path in results.items() if path and os.path.isfile(path))
     logger.info('Results:\n%s', '\n'.join(lines))
 

@@ -55,6 +55,11 @@ def options(folder: Path, **changes) -> dict:
         'val': {'val_freq': 3, 'metrics': metrics, 'pbar': False},
         'logger': {'print_freq': 1, 'save_best': 'psnr', 'save_checkpoint_freq': 2},
     }
+    return changed(opt, changes)
+
+
+def changed(opt: dict, changes: dict) -> dict:
+    """`opt` with `a__b=value` for a.b; None takes it out."""
     for path, value in changes.items():
         *sections, last = path.split('__')
         target = opt
@@ -84,9 +89,14 @@ def check(folder: Path, is_train: bool = True, **changes) -> None:
 
 def train(folder: Path, auto_resume: bool = False, **changes) -> None:
     """A training of `options`."""
+    train_file(folder, write(folder, **changes), auto_resume)
+
+
+def train_file(folder: Path, file: Path, auto_resume: bool = False) -> None:
+    """A training of an option file; its log file is closed at the end."""
     logger = logging.getLogger('basicsr')
     try:
-        train_pipeline(str(folder), command_line(write(folder, **changes), auto_resume=auto_resume))
+        train_pipeline(str(folder), command_line(file, auto_resume=auto_resume))
     finally:
         for handler in [one for one in logger.handlers if isinstance(one, logging.FileHandler)]:
             logger.removeHandler(handler)

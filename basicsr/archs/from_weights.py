@@ -139,17 +139,25 @@ def _misfits(options: dict, weights: dict[str, Tensor]) -> list[str]:
         return [str(error)]
 
 
-def _saved_options(path: str | os.PathLike) -> tuple[Path, dict] | None:
-    """(`options.yml`, its `network_g`) of the experiment whose folder `models` holds the checkpoint."""
+def options_beside(path: str | os.PathLike) -> tuple[Path, dict] | None:
+    """(`options.yml`, what is in it) of the experiment whose folder `models` holds the checkpoint."""
     folder = Path(path).absolute().parent
     file = folder.parent / 'options.yml'
     if folder.name != 'models' or not file.is_file():
         return None
     try:
-        saved = yaml_load(file)
+        return file, yaml_load(file)
     except (OSError, ValueError) as error:
         logging.getLogger('basicsr').warning('%s cannot be read: %s', file, error)
         return None
+
+
+def _saved_options(path: str | os.PathLike) -> tuple[Path, dict] | None:
+    """(`options.yml`, its `network_g`) of the experiment whose folder `models` holds the checkpoint."""
+    found = options_beside(path)
+    if found is None:
+        return None
+    file, saved = found
     import_remembered(saved.get('imports'), file)
     section = saved.get('network_g')
     return (file, options_to_rebuild(dict(section), path)) if isinstance(section, dict) and 'type' in section else None

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from basicsr.metrics.classification import accuracy, balanced_accuracy, calibration_error, negative_log_likelihood
 from basicsr.metrics.metric_util import NoValue
 from basicsr.metrics.niqe import calculate_niqe
 from basicsr.metrics.perceptual import calculate_dists, calculate_lpips
@@ -15,6 +16,8 @@ from basicsr.utils.registry import METRIC_REGISTRY
 
 __all__ = [
     'NoValue',
+    'accuracy',
+    'balanced_accuracy',
     'better_is',
     'calculate_dists',
     'calculate_lpips',
@@ -24,9 +27,13 @@ __all__ = [
     'calculate_psnr_pt',
     'calculate_ssim',
     'calculate_ssim_pt',
+    'calibration_error',
     'check_size',
+    'is_of_classes',
+    'is_of_a_set',
     'most_of',
     'needs_ground_truth',
+    'negative_log_likelihood',
     'perfect_in_words',
 ]
 
@@ -35,8 +42,26 @@ _LOWER_IS_BETTER = ('calculate_dists', 'calculate_lpips', 'calculate_niqe')
 
 
 def better_is(opt: dict[str, Any]) -> str:
-    """Which values of this section's metric are better, 'higher' or 'lower': as it says, or by its type."""
-    return opt.get('better') or ('lower' if opt.get('type') in _LOWER_IS_BETTER else 'higher')
+    """Which values of this section's metric are better, 'higher' or 'lower': as it says, or by its type.
+
+    A metric with the attribute `lower_is_better` says it of itself.
+    """
+    lower = opt.get('type') in _LOWER_IS_BETTER or _says(opt, 'lower_is_better')
+    return opt.get('better') or ('lower' if lower else 'higher')
+
+
+def is_of_classes(opt: dict[str, Any]) -> bool:
+    """Whether this section's metric measures logits against labels, and not pictures."""
+    return 'logits' in inspect.signature(METRIC_REGISTRY.get(opt['type'])).parameters
+
+
+def is_of_a_set(opt: dict[str, Any]) -> bool:
+    """Whether this section's metric belongs to a set as a whole, by its attribute `of_a_set`: samples have no value."""
+    return _says(opt, 'of_a_set')
+
+
+def _says(opt: dict[str, Any], attribute: str) -> bool:
+    return bool(getattr(METRIC_REGISTRY.get(opt['type']), attribute, False)) if 'type' in opt else False
 
 
 def needs_ground_truth(opt: dict[str, Any]) -> bool:

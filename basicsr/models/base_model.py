@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from basicsr.metrics import better_is
 from basicsr.models.contract import is_of_users, is_replaced, refuse_what_is_replaced
+from basicsr.models.metric_results import MetricResults
 from basicsr.models.optimizing import Optimizing
 from basicsr.models.saving import Saving
 from basicsr.utils.dist_util import master_only
@@ -41,7 +40,7 @@ def _silent(logger: logging.Logger) -> Iterator[None]:
         logger.setLevel(level)
 
 
-class BaseModel(Optimizing, Saving):
+class BaseModel(Optimizing, Saving, MetricResults):
     """Base of all models.
 
     Args:
@@ -56,7 +55,8 @@ class BaseModel(Optimizing, Saving):
         self.optimizers: list[torch.optim.Optimizer] = []
         self.log_dict: dict[str, float] = {}
         self.image_results: list[tuple[str, dict[str, float]]] = []
-        """After a validation: (picture's name, its metrics); empty where the model keeps means alone."""
+        """After a validation: (sample's name, its metrics); empty where the model keeps means alone."""
+        self.set_results: dict[str, float] = {}
         self.best_metric_results: dict[str, dict[str, dict]] = {}
         self.train_loader: Any = None
         """Training batches beside those of the training loop, which the pipeline provides; for scores, statistics."""
@@ -125,7 +125,7 @@ class BaseModel(Optimizing, Saving):
         with _silent(get_root_logger()), self.rehearsed():
             self.validation(_OneSample(data, section), 0, None, False)
         results, best = vars(self).pop('metric_results', {}), (self.opt.get('logger') or {}).get('save_best')
-        self.image_results, self.best_metric_results = [], {}
+        self.image_results, self.set_results, self.best_metric_results = [], {}, {}
         measured = self.is_train and section['phase'] == 'val' and self.opt['rank'] == 0
         if measured and best and best not in results and (not isinstance(data, dict) or 'gt' in data):
             raise ValueError(
@@ -141,6 +141,10 @@ class BaseModel(Optimizing, Saving):
     def optimize_parameters(self, current_iter: int) -> bool | None:
         """BasicSR's: train on the batch that was taken."""
         raise NotImplementedError(f'{type(self).__name__} has no optimize_parameters()')
+
+    def found_options(self) -> dict[str, Any]:
+        """Options that the data decided, which the `options.yml` beside the checkpoints holds as well."""
+        return {}
 
     def artifacts(self) -> dict[str, str]:
         """Files beside the checkpoints that the end of a training points to, by what they are."""
@@ -192,22 +196,6 @@ class BaseModel(Optimizing, Saving):
 
     def note_loss(self, batch: Any, dataset_name: str) -> None:
         """Called after each tested sample, for models that want to know more of it."""
-
-    def _initialize_best_metric_results(self, dataset_name: str) -> None:
-        """Begin to count for the metrics of the options that are not counted yet: new ones of a resumed run, too."""
-        counted = self.best_metric_results.setdefault(dataset_name, {})
-        for metric, content in self.opt['val']['metrics'].items():
-            better = better_is(content)
-            if counted.get(metric, {}).get('better') != better:
-                none = float('-inf') if better == 'higher' else float('inf')
-                counted[metric] = {'better': better, 'val': none, 'iter': -1}
-
-    def _update_best_metric_result(self, dataset_name: str, metric: str, val: float, current_iter: int) -> None:
-        """Keep `val` where it is strictly better than those before; one that is not finite never is."""
-        best = self.best_metric_results[dataset_name][metric]
-        is_better = val > best['val'] if best['better'] == 'higher' else val < best['val']
-        if math.isfinite(val) and (is_better or not math.isfinite(best['val'])):
-            best['val'], best['iter'] = val, current_iter
 
     def get_current_log(self) -> dict[str, float]:
         return self.log_dict

@@ -31,7 +31,7 @@ def options_by_part(model: Any) -> dict[int, str]:
 
 def name_of(data: Any, index: int) -> str:
     """The name of a batch of one item: of its file, or else its index."""
-    path = data.get('lq_path') if isinstance(data, dict) else None
+    path = (data.get('lq_path') or data.get('path')) if isinstance(data, dict) else None
     path = path[0] if isinstance(path, list | tuple) and path else path
     return Path(path).name if isinstance(path, str) else f'item {index}'
 
@@ -45,6 +45,6 @@ def shapes_in_words(batch: Any) -> str:
     texts = {
         key: 'x'.join(map(str, value.shape)) or 'no axes' if isinstance(value, Tensor) else ''
         for key, value in batch.items()
-        if not key.endswith('_path')
+        if not key.endswith('path')
     }
     return ', '.join(f'{key} of {shape}' if shape else key for key, shape in texts.items()) or 'nothing'

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from basicsr.data.prefetch_dataloader import read_ahead
 from basicsr.data.workers import WatchedLoader
-from basicsr.metrics import NoValue, calculate_metric, most_of, needs_ground_truth, perfect_in_words
+from basicsr.metrics import NoValue, calculate_metric, is_of_classes, needs_ground_truth
 from basicsr.models.base_model import BaseModel
 from basicsr.models.contract import is_replaced
 from basicsr.runs.stopping import end_if_broken_off
@@ -54,8 +54,6 @@ class PictureModel(BaseModel):
         lq, gt: The batch in hand, (N, C, H, W) and (N, C, H * scale, W * scale). Without one, or without a truth, there
             is no such attribute, as in BasicSR: models of users ask `hasattr(self, 'gt')`.
         output: What the network made of it, once `test` was called.
-        metric_results: After a validation: each metric, averaged over the pictures.
-        image_results: After a validation: (picture's name, its metrics) in the data set's order.
     """
 
     lq: Tensor
@@ -107,6 +105,8 @@ class PictureModel(BaseModel):
         failed = {}
         for name, content in ((self.opt.get('val') or {}).get('metrics') or {}).items():
             try:
+                if is_of_classes(content):
+                    raise ValueError(f'{content["type"]} measures classes, and {type(self).__name__} makes pictures')
                 without = self._scores(visuals, {name: content}, None)[1]
                 if without:
                     raise ValueError(without[0])
@@ -244,43 +244,12 @@ class PictureModel(BaseModel):
         else:
             imwrite(img, path)
 
-    def _conclude_validation(
-        self, images: list[tuple[str, dict[str, float]]], dataset_name: str, current_iter: int | str, tb_logger: Any
-    ) -> None:
-        self.image_results, self.metric_results = images, {}
-        names = dict.fromkeys(name for _, scores in images for name in scores)
-        measured = [name for name in names if all(name in scores for _, scores in images)]
-        if len(measured) < len(names):
-            missing = ', '.join(name for name in names if name not in measured)
-            get_root_logger().warning('Validation %s: no mean of %s: pictures are without gt', dataset_name, missing)
-        if measured:
-            self.metric_results = {name: sum(scores[name] for _, scores in images) / len(images) for name in measured}
-            self._initialize_best_metric_results(dataset_name)
-            for name, value in self.metric_results.items():
-                self._update_best_metric_result(dataset_name, name, value, current_iter)
-            self._log_validation_metric_values(current_iter, dataset_name, tb_logger)
-
     def _image_path(self, dataset_name: str, img_name: str, current_iter: int | str) -> str:
         folder = self.opt['path']['visualization']
         if self.opt['is_train']:  # models of users set `is_train` to False for a validation
             return os.path.join(folder, img_name, f'{img_name}_{current_iter}.png')
         suffix = (self.opt.get('val') or {}).get('suffix')
         return os.path.join(folder, dataset_name, f'{img_name}_{suffix or self.opt["name"]}.png')
-
-    def _log_validation_metric_values(self, current_iter: int | str, dataset_name: str, tb_logger: Any) -> None:
-        best = self.best_metric_results.get(dataset_name, {})  # validations of users may keep none
-        parts = []
-        for name, value in self.metric_results.items():
-            parts.append(f'{name} {value:.4f}')
-            content = (self.opt['val'].get('metrics') or {}).get(name, {})
-            perfect = perfect_in_words([scores[name] for _, scores in self.image_results], most_of(content))
-            notes = [perfect] if perfect else []
-            if self.opt['is_train'] and name in best and best[name]['iter'] != -1:
-                notes.append(f'best {best[name]["val"]:.4f} at {best[name]["iter"]}')
-            parts[-1] += f' ({"; ".join(notes)})' if notes else ''
-            if tb_logger:
-                tb_logger.add_scalar(f'metrics/{dataset_name}/{name}', value, current_iter)
-        get_root_logger().info('Validation %s: %s', dataset_name, ', '.join(parts))
 
     def get_current_visuals(self) -> dict[str, Tensor]:
         visuals = {'lq': self.lq.detach().cpu(), 'result': self.output.detach().cpu()}

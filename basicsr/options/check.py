@@ -21,6 +21,7 @@ from basicsr.options.schema import (
     NEEDED_FOR_TRAINING,
     OWN_MODELS,
     READ_BY_OTHERS,
+    losses_of,
     options_section,
 )
 from basicsr.options.specialised import specialised
@@ -248,6 +249,8 @@ def _needed_for_training(opt: dict) -> Iterator[tuple[Key, str]]:
     needed = dict(NEEDED_FOR_TRAINING)
     if opt.get('model_type') in OWN_MODELS:
         needed.update(NEEDED_BY_OWN_MODELS)
+        if 'train.pixel_opt' not in losses_of(opt['model_type']):
+            del needed['train.pixel_opt']
     if value_at(opt, ('train', 'perceptual_opt')) is not None:
         needed.pop('train.pixel_opt', None)
     needed.update(strategies.needed(opt))

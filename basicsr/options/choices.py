@@ -99,7 +99,7 @@ class AnyMetric(Section):
     """Keys that the framework reads in addition to a metric's own arguments."""
 
     better: Literal['higher', 'lower'] = option(
-        None, 'Which values are better. Default: lower for NIQE, LPIPS and DISTS, else higher.'
+        None, 'Which values are better. Default: as the metric says of itself; lower for NIQE, LPIPS, DISTS.'
     )
 
 
@@ -146,7 +146,7 @@ CHOICES = {
     'arch': Choice('network', ARCH_REGISTRY),
     'dataset': Choice('data set', DATASET_REGISTRY, ('phase',), AnyDataset, inherited=('scale',), whole=True),
     'loss': Choice('loss', LOSS_REGISTRY),
-    'metric': Choice('metric', METRIC_REGISTRY, ('img', 'img2'), AnyMetric, closed=True),
+    'metric': Choice('metric', METRIC_REGISTRY, ('img', 'img2', 'logits', 'labels'), AnyMetric, closed=True),
     'model': Choice('model', MODEL_REGISTRY),
     'optimizer': Choice(
         'optimizer of torch.optim', _optimizers(), ('params', 'lr'), AnyOptimizer, kinds=_OF_OPTIMIZERS

@@ -19,7 +19,7 @@ from basicsr.options.strategies import mistakes, train_options, with_strategies
 from basicsr.options.types import Belongs, Ceiling, FolderName, List, NamePart, Real, Section, Whole, name_fault, option
 from basicsr.utils.registry import STRATEGY_REGISTRY
 
-OWN_MODELS = ('SRModel', 'SwinIRModel', 'MambaIRModel', 'LDTModel')
+OWN_MODELS = ('SRModel', 'SwinIRModel', 'MambaIRModel', 'LDTModel', 'ClassificationModel')
 """Models whose keys are all in this file; others may read further keys of `train`, `val`, `path` and the top level."""
 
 Network = chosen_section('arch')
@@ -84,7 +84,8 @@ class Train(Section):
     warmup_iter: Whole(-1) = option(-1, 'Iterations over which the learning rate rises linearly from zero; -1: none.')
     optim_g: Optimizer = option(None, 'The optimizer, one of torch.optim, and its arguments.')
     scheduler: Scheduler = option(None, 'Learning rate schedule. Default: constant.')
-    pixel_opt: Loss = option(None, 'The loss and its arguments.')
+    pixel_opt: Loss = option(None, 'Restoration: the loss and its arguments.')
+    cls_opt: Loss = option(None, 'ClassificationModel: the loss. Default: {type: CrossEntropyLoss}.')
     perceptual_opt: Loss = option(None, 'A loss on features, with or instead of pixel_opt, for example PerceptualLoss.')
     amp: Literal['bf16', 'fp16'] = option(None, 'Mixed precision: networks run in this half-precision type.')
     grad_clip_norm: Real(above=0) = option(None, 'Maximum norm of the gradients; larger ones are scaled down.')
@@ -189,7 +190,10 @@ class Options(Section):
     )
     name: FolderName = option(..., 'Name of the experiment and of its folder.')
     model_type: NameOf('model') = option(
-        ..., 'The class that trains and tests: SRModel, MambaIRModel, LDTModel, or one of your own.'
+        ..., 'The class that trains and tests: SRModel, ClassificationModel, MambaIRModel, …, or one of your own.'
+    )
+    class_names: List(str, 1) = option(
+        None, 'Classification: names of the classes, in the order of the labels. Default: those of the data.'
     )
     scale: Whole(1, ceiling=64) = option(None, 'Ratio of the sizes of gt and lq.')
     num_gpu: Literal['auto'] | Whole(0) = option('auto', 'Number of GPUs to use; 0: the CPU; auto: all available.')
@@ -197,6 +201,9 @@ class Options(Section):
     find_unused_parameters: bool = option(False, 'Distributed: allow weights that do not contribute to the loss.')
     data_hint: str = option(None, 'How to get the data; shown in the error message if it is missing.')
     quickstart_data: str = option(None, "Folder in which the quick start's data is generated before training.")
+    quickstart_pictures: Literal['cameras', 'digits'] = option(
+        'cameras', 'What is generated there: photographs through simulated cameras, or handwritten digits in six ways.'
+    )
     datasets: dict[str, Dataset] = option(..., 'Data sets: train; val, val_1, …; test, test_1, ….')
     network_g: Network = option(..., 'The network and its arguments.')
     path: Path = option(None, 'Paths of weights, training states and output.')
@@ -242,6 +249,12 @@ class Options(Section):
         nothing_else = given.get('model_type') in OWN_MODELS and not train.get('perceptual_opt')
         if nothing_else and (train.get('pixel_opt') or {}).get('loss_weight') == 0:
             yield 'train.pixel_opt.loss_weight', 'must be above 0: there is no other loss to train on'
+        if given.get('train') and given.get('model_type') in OWN_MODELS:
+            losses = losses_of(given['model_type'])
+            for key in ('pixel_opt', 'perceptual_opt', 'cls_opt'):
+                if given['train'].get(key) and f'train.{key}' not in losses:
+                    known = ', '.join(sorted(losses))
+                    yield f'train.{key}', f'{given["model_type"]} has no such loss; drop it (~). It has {known}'
         if given.get('train'):
             for key, message in mistakes(train_options(given)):
                 yield f'train.{key}', message
@@ -300,3 +313,9 @@ NEEDED_BY_OWN_MODELS = {
     'train.optim_g': 'name an optimizer of torch.optim, for example {type: Adam, lr: 1e-4}',
     'train.pixel_opt': 'training needs a loss, for example {type: L1Loss}',
 }
+"""A loss is needed by the models that have it, see `losses_of`."""
+
+
+def losses_of(model_type: str) -> set[str]:
+    """The options of the losses of a model of this project, as `train.pixel_opt`."""
+    return set(getattr(find('model', model_type), 'loss_options', {}).values())

@@ -7,12 +7,8 @@ the split and the cameras. Nothing is downloaded.
 """
 
 import argparse
-import hashlib
 import importlib.util
-import json
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,12 +21,12 @@ if __name__ == '__main__':
     sys.path.insert(0, str(REPOSITORY))
 
 from basicsr.data.archives.camera_simulation import SCALE, Camera, photograph_scene, to_uint8
+from basicsr.data.archives.generated import generate
 from basicsr.utils.matlab_functions import imresize
 
 VERSION = 1  # increase it with every change to the pictures: folders of other versions are then made again
 TRAIN_TILE = 480
 TEST_CROP = 256
-MANIFEST = 'manifest.json'
 
 
 @dataclass(frozen=True)
@@ -156,8 +152,8 @@ def render() -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
 
 
 def parameters() -> dict:
-    """Returns everything that determines the content of the data set, as JSON would return it."""
-    settings = {
+    """Returns everything that determines the content of the data set."""
+    return {
         'version': VERSION,
         'scale': SCALE,
         'train_tile': TRAIN_TILE,
@@ -166,99 +162,18 @@ def parameters() -> dict:
         'cameras': [asdict(camera) for camera in CAMERAS],
         'splits': SPLITS,
     }
-    return json.loads(json.dumps(settings))
 
 
-def describe(content: bytes) -> dict:
-    """Returns the manifest's entry for a file."""
-    return {'size': len(content), 'sha256': hashlib.sha256(content).hexdigest()}
-
-
-def write_tree(root: Path) -> None:
-    """Writes all pictures and, last, the manifest to the new folder `root`."""
-    files = {}
+def files() -> Iterator[tuple[str, bytes]]:
+    """Yields every file: its path below the root, and its content."""
     for folder, name, hr, lr in render():
         for kind, img in (('HR', hr), ('LR', lr)):
-            path = root / folder / kind / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            content = cv2.imencode('.png', img)[1].tobytes()
-            path.write_bytes(content)
-            files[path.relative_to(root).as_posix()] = describe(content)
-    manifest = {'parameters': parameters(), 'files': files}
-    (root / MANIFEST).write_text(json.dumps(manifest, indent=1) + '\n', encoding='utf-8')
-
-
-def read_manifest(root: Path) -> dict:
-    """Returns the manifest in `root`, or an empty one if none can be read."""
-    try:
-        manifest = json.loads((root / MANIFEST).read_text(encoding='utf-8'))
-        return {'parameters': manifest['parameters'], 'files': dict(manifest['files'])}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {'parameters': None, 'files': {}}
-
-
-def is_complete(root: Path) -> bool:
-    """Tells whether `root` holds this version's data set with every file intact."""
-    manifest = read_manifest(root)
-    return manifest['parameters'] == parameters() and all(
-        (root / name).is_file() and describe((root / name).read_bytes()) == entry
-        for name, entry in manifest['files'].items()
-    )
-
-
-def check_replaceable(root: Path) -> None:
-    """Checks that nothing is lost when `root` is replaced.
-
-    Raises:
-        FileExistsError: `root` is a file, or holds files that no manifest of this script lists.
-    """
-    if root.exists() and not root.is_dir():
-        raise FileExistsError(f'{root} is a file; choose another folder for the quick start with --output')
-    known = {MANIFEST, *read_manifest(root)['files']}
-    found = (path.relative_to(root).as_posix() for path in sorted(root.rglob('*')) if not path.is_dir())
-    strangers = [name for name in found if name not in known]
-    if strangers:
-        raise FileExistsError(
-            f'{root} holds {len(strangers)} file(s) that its {MANIFEST} does not list, such as {strangers[0]}; '
-            'move or delete them, or choose another folder with --output'
-        )
+            yield f'{folder}/{kind}/{name}', cv2.imencode('.png', img)[1].tobytes()
 
 
 def make(output: Path, force: bool = False) -> Path:
-    """Makes the data set, or does nothing if it is complete.
-
-    It is made in a temporary folder beside `output` and renamed, so that an interrupted run leaves nothing behind
-    that looks complete.
-
-    Args:
-        output: root folder of the data set.
-        force: make it again even if it is complete.
-
-    Returns:
-        `output`.
-
-    Raises:
-        FileNotFoundError: a package does not contain one of the photographs.
-        FileExistsError: `output` holds files that are not the data set's.
-    """
-    root = Path(output).resolve()
-    if not force and is_complete(root):
-        return output
-    check_replaceable(root)
-    root.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f'.{root.name}-', dir=root.parent))
-    try:
-        write_tree(work / 'new')
-        try:
-            if root.exists():
-                root.rename(work / 'old')
-            (work / 'new').rename(root)
-        except OSError:
-            if not is_complete(root):  # else another process was quicker
-                raise
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return output
+    """Makes the data set, or does nothing if it is complete; see `basicsr.data.archives.generated.generate`."""
+    return generate(output, parameters(), files, force)
 
 
 def main() -> None:
