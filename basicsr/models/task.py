@@ -125,10 +125,17 @@ class Task(BaseModel):
             processes=opt['world_size'],
             name=opt['name'],
             folder=opt['path'].get('experiments_root'),
-            pretrained=bool(opt['path'].get('pretrain_network_g')),
+            pretrained=bool(opt['path'].get('pretrain_network_g')) or 'pretrained' in opt['network_g'],
+            new_layers=self._new_layers(),
             load=self._load_pretrained,
             writer=lambda: self.tb_logger,
         )
+
+    def _new_layers(self) -> tuple[str, ...]:
+        """The head of a network that brings its own weights, of which it is taken to be new."""
+        brings = self.opt['network_g'].get('pretrained') and not self.opt['path'].get('pretrain_network_g')
+        prefixes = getattr(self.get_bare_model(self.net_g), 'head_prefixes', None) or () if brings else ()
+        return (prefixes,) if isinstance(prefixes, str) else tuple(prefixes)
 
     def _wrapped(self, net: nn.Module) -> Callable:
         """What runs in place of `net` in a step. DistributedDataParallel counts on what trains, and is made anew."""

@@ -59,7 +59,7 @@ def mistakes(train: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def needed(opt: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Options that the strategies of a training need and do not find, as (dotted key, why)."""
-    sections = {key: opt[key] for key in ('path', 'val', 'datasets') if isinstance(opt.get(key), dict)}
+    sections = {key: opt[key] for key in ('path', 'val', 'datasets', 'network_g') if isinstance(opt.get(key), dict)}
     for strategy in asked_strategies(train_options(opt)).values():
         yield from strategy.needs(sections)
 

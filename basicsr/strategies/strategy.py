@@ -42,7 +42,8 @@ class Setting:
         processes: How many train together.
         name: Of the run, for titles.
         folder: Where files go that a strategy leaves; None: nowhere.
-        pretrained: Whether the network began with weights of a file.
+        pretrained: Whether the options say with which weights the network began, a file's or its own.
+        new_layers: How the names of layers begin that no pre-trained weights had: a head for other classes.
         load: `load(net, key)` reads these weights into a network, those under `key` where the file has several.
         writer: The TensorBoard writer, or None.
     """
@@ -60,6 +61,7 @@ class Setting:
     name: str = ''
     folder: str | None = None
     pretrained: bool = False
+    new_layers: tuple[str, ...] = ()
     load: Callable[[nn.Module, str], None] = _nothing
     writer: Callable[[], Any] = _nothing
 

@@ -18,7 +18,8 @@ from basicsr.utils.registry import STRATEGY_REGISTRY
 class WiseFT(Average):
     """Interpolates the pre-trained and the fine-tuned weights (Wortsman et al., CVPR 2022, eq. 1).
 
-    The fine-tuned weights are those that `inner` publishes: of LDT the composite, of SWAD the average.
+    The fine-tuned weights are those that `inner` publishes: of LDT the composite, of SWAD the average. A head that is
+    new, and has no pre-trained weights, is published as it was fine-tuned.
 
     Args:
         inner: What trains, before its first step.
@@ -42,6 +43,7 @@ class WiseFT(Average):
         if not setting.pretrained:
             raise ValueError(f'path.pretrain_network_g: missing; {self._NEEDED}')
         self.alpha = setting.options['wise_ft']
+        self._new = [name.startswith(setting.new_layers) for name, _ in inner.network.named_parameters()]
         self._keep_pretrained()
 
     def _keep_pretrained(self) -> None:
@@ -55,13 +57,20 @@ class WiseFT(Average):
 
     @classmethod
     def needs(cls, opt: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        if not (opt.get('path') or {}).get('pretrain_network_g'):
+        if not (opt.get('path') or {}).get('pretrain_network_g') and 'pretrained' not in (opt.get('network_g') or {}):
             yield 'path.pretrain_network_g', cls._NEEDED
+
+    @classmethod
+    def without_effect(cls, opt: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        network = opt.get('network_g') or {}
+        if not (opt.get('path') or {}).get('pretrain_network_g') and not network.get('pretrained', True):
+            yield 'train.wise_ft', 'interpolates with weights at random: network_g.pretrained is false'
 
     @torch.no_grad()
     def weights(self, published: list[Tensor]) -> list[Tensor]:
         """(1 - alpha) * pretrained + alpha * published."""
-        return list(torch._foreach_lerp(self._pretrained, published, self.alpha))
+        mixed = torch._foreach_lerp(self._pretrained, published, self.alpha)
+        return [own if new else value for own, value, new in zip(published, mixed, self._new, strict=True)]
 
     def averages(self) -> dict[str, Any]:
         return {'pretrained': self._pretrained}
