@@ -59,6 +59,11 @@ class Restorer:
         weights = find_weights(content, checkpoint, param_key or ('params_ema' if averaged else 'params'))
         self.device, self.ensemble = torch.device(device), ensemble
         options = network_options(weights, checkpoint)
+        if 'num_classes' in options:
+            raise ValueError(
+                f'{checkpoint}: the network is a classifier, which makes no pictures; scripts/inference.py writes '
+                'classes to an OUTPUT that ends in .csv or .json'
+            )
         self.net = build_network(options).eval()
         self.traits = traits_of(self.net, options)
         self.tiling = tiling or Tiling(self.traits.tile_size or 200, self.traits.tile_overlap)

@@ -8,6 +8,10 @@ The network is determined from the checkpoint: from the options.yml of its exper
 of your own, or from the names and shapes of its weights, with --import for your own. Pictures may have 8 or 16 bits, be
 grey or in colour, and have an alpha channel; JPEG is rotated as its EXIF data say. Folders are processed with their
 subfolders, which are recreated in OUTPUT. Pictures that exist in OUTPUT are kept.
+
+The network may be a classifier: OUTPUT is then a table, .csv or .json, of classes and their probabilities.
+
+    python scripts/inference.py photos/ classes.csv -c net_g_best.pth
 """
 
 from __future__ import annotations
@@ -30,6 +34,7 @@ if __name__ == '__main__':
 import torch
 from tqdm import tqdm
 
+from basicsr.classifier import TABLES, Classifier, answers_of, write_answers
 from basicsr.data.data_util import IMG_EXTENSIONS, warn_of_other_pictures
 from basicsr.data.prefetch_dataloader import read_ahead
 from basicsr.inference import Restorer, read_picture, write_picture
@@ -207,16 +212,41 @@ def restore(args: argparse.Namespace) -> None:
     failures = restore_all(restorer, todo)
     done = len(todo) - len(failures)
     print(f'{done} {"picture" if done == 1 else "pictures"} x{restorer.scale} written to {output}')
+    _raise_failures(failures, len(todo), 'restored')
+
+
+def classify(args: argparse.Namespace) -> None:
+    """Write a table of classes.
+
+    Raises:
+        ValueError: Pictures could not be read; the others are in the table.
+    """
+    output = Path(args.output)
+    found = [one for source in args.input for one in find_pictures(source, output, len(args.input) > 1)]
+    if output.exists() and not args.overwrite:
+        raise ValueError(f'{output} exists; --overwrite replaces it')
+    for line in import_user_modules(on_command_line(args.imports, ROOT), ROOT)[1]:
+        get_root_logger().info('%s', line)
+    classifier = Classifier(args.checkpoint, device_of(args.device), args.param_key)
+    answers, failures = answers_of(classifier, [file for file, _ in found])
+    write_answers(answers, classifier.classes, output)
+    print(f'the classes of {len(answers)} {"picture" if len(answers) == 1 else "pictures"} written to {output}')
+    _raise_failures(failures, len(found), 'classified')
+
+
+def _raise_failures(failures: list[str], count: int, done: str) -> None:
     if failures:
         more = f'\n  and {len(failures) - _SHOWN} more' if len(failures) > _SHOWN else ''
         shown = '\n  '.join(failures[:_SHOWN]) + more
-        raise ValueError(f'{len(failures)} of {len(todo)} pictures could not be restored:\n  {shown}')
+        raise ValueError(f'{len(failures)} of {count} pictures could not be {done}:\n  {shown}')
 
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('input', nargs='+', metavar='INPUT', help='pictures, folders, or wildcards in quotes')
-    parser.add_argument('output', metavar='OUTPUT', help='a folder; or, for one picture, a file')
+    parser.add_argument(
+        'output', metavar='OUTPUT', help='a folder; or, for one picture, a file; of classes .csv or .json'
+    )
     parser.add_argument('-c', '--checkpoint', required=True, metavar='FILE', help='weights, for example net_g_best.pth')
     parser.add_argument(
         '--tile', type=int, default=200, help='approximate side of the tiles in pixels of INPUT; 0: no tiles'
@@ -250,7 +280,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     args = make_parser().parse_args()
-    run_from_command_line(lambda: restore(args), args.debug)
+    run = classify if Path(args.output).suffix.lower() in TABLES else restore
+    run_from_command_line(lambda: run(args), args.debug)
 
 
 if __name__ == '__main__':

@@ -13,7 +13,7 @@ FLOORS = (
     {'ldt', 'basicsr.options', 'basicsr.runs'},
     {f'basicsr.{room}' for room in ('strategies', 'archs', 'data', 'losses', 'metrics', 'ops', 'results')},
     {'basicsr.models'},
-    {'basicsr.evaluation', 'basicsr.inference', 'basicsr.reproduce'},
+    {'basicsr.evaluation', 'basicsr.inference', 'basicsr.classifier', 'basicsr.reproduce'},
     {'basicsr.rehearsal'},
     {'basicsr.check'},
     {'basicsr.train', 'basicsr.training_loop', 'basicsr.test'},

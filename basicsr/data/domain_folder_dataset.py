@@ -37,6 +37,7 @@ from basicsr.data.transform_lists import (
 from basicsr.options.bounds import Side
 from basicsr.utils.registry import DATASET_REGISTRY
 
+IMAGE_SIZE = 224
 Share = Annotated[float, Gt(0), Lt(1)]
 Height_Width = Annotated[Sequence[Side], Len(2, 2)]
 Three = Annotated[Sequence[float], Len(3, 3)]
@@ -97,7 +98,7 @@ class DomainFolderDataset(Dataset):
         test_domains: Sequence[str] | str | None = None,
         held_out: Share = 0.2,
         split_seed: Annotated[int, Ge(0)] = 0,
-        image_size: Side | Height_Width = 224,
+        image_size: Side | Height_Width = IMAGE_SIZE,
         transforms: Sequence[str | dict[str, Any]] | None = None,
         mean: Three | None = None,
         std: ThreePositive | None = None,
@@ -107,6 +108,7 @@ class DomainFolderDataset(Dataset):
     ) -> None:
         self.dataroot, self.phase, self.balanced = dataroot, phase, balanced
         self._transform = _transform_for(phase, image_size, transforms, mean, std)
+        self.mean, self.std = mean or IMAGENET_MEAN, std or IMAGENET_STD
         self.item_size = self._transform.size
         archive = read_domains(dataroot)
         trained, tested = choose_domains(archive, train_domains, test_domains)
@@ -159,6 +161,12 @@ class DomainFolderDataset(Dataset):
         if normalises(entries) and ('mean' in given or 'std' in given):
             key = 'mean' if 'mean' in given else 'std'
             yield key, 'goes with no Normalize in transforms, which would be a second normalisation; drop one of them'
+
+    @classmethod
+    def transform_of(cls, section: Mapping[str, Any]) -> PictureTransform:
+        """What a data set of this section does to a decoded picture; needs no folder."""
+        rest = (section.get(key) for key in ('transforms', 'mean', 'std'))
+        return _transform_for(section['phase'], section.get('image_size') or IMAGE_SIZE, *rest)
 
     def __len__(self) -> int:
         return len(self.paths)

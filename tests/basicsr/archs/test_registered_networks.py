@@ -21,6 +21,7 @@ SMALL = {
     },
     'RCAN': {'num_feat': 8, 'num_group': 2, 'num_block': 1, 'squeeze_factor': 4, 'upscale': 2},
     'RRDBNet': {'num_feat': 8, 'num_block': 1, 'num_grow_ch': 4, 'scale': 2},
+    'SmallCNN': {'num_classes': 5, 'width': 4},
     'SwinIR': {
         **{'img_size': 16, 'window_size': 8, 'embed_dim': 12, 'depths': [2], 'num_heads': [2], 'mlp_ratio': 2.0},
         **{'upsampler': 'pixelshuffledirect', 'upscale': 2, 'drop_path_rate': 0.0},
@@ -167,7 +168,7 @@ def test_ldt_trains_it(trainable):
             loss(branch, x).backward()
         optimizer.step()
         decomposition.step()
-    with decomposition.composite() as composite, torch.no_grad():
+    with decomposition.composite(batches, loss) as composite, torch.no_grad():
         output = composite.eval()(batches[0])
         moved = {key for key, value in composite.state_dict().items() if not torch.equal(value, start[key])}
     assert output.isfinite().all() and output.shape == before.shape

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+from basicsr.archs import build_network
 from basicsr.data import build_dataset
 from basicsr.models import build_model
-from basicsr.runs.checkpoint import load_checkpoint
+from basicsr.runs.checkpoint import load_checkpoint, save_checkpoint
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY
 from tests import small_classes
 from tests.small_run import everything, weights
@@ -84,6 +85,12 @@ def test_each_strategy_trains_and_resumes_bit_for_bit(folder, label):
     options = {'train': {**small_classes.options(folder)['train'], **STRATEGIES[label]}, 'network_g__num_classes': 3}
     if label == 'swad':
         options['logger__save_best'] = None
+    if label == 'wise_ft':
+        options['path__pretrain_network_g'] = str(folder / 'start.pth')
+        save_checkpoint(
+            {'params': build_network({'type': 'SmallCNN', 'width': 4, 'stages': 2, 'num_classes': 3}).state_dict()},
+            folder / 'start.pth',
+        )
     small_classes.train(folder, name='whole', **options)
     small_classes.train(folder, name='part', **{**options, 'train': {**options['train'], 'total_iter': 6}})
     last = folder / 'experiments/part/training_states/6.state'

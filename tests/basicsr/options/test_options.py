@@ -140,7 +140,7 @@ logger: {save_best: psnr}
         parse(tmp_path, MINIMAL + metrics, changes)
     for part in (
         "val.metrics.psnr.test_y_chanel: unknown option; did you mean 'test_y_channel'?",
-        "val.metrics.vif.type: 'calculate_vif' is no metric; there are calculate_",
+        "val.metrics.vif.type: 'calculate_vif' is no metric; there are accuracy, balanced_accuracy, calculate_",
         "logger.save_best: 'ssim' is none of val.metrics: psnr, vif",
     ):
         assert part in str(error.value)
