@@ -2,11 +2,14 @@
 
 import copy
 import json
+import os
 import re
+import socket
 from collections import Counter
 
 import pytest
 import torch
+import torch.multiprocessing as mp
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -239,6 +242,39 @@ def test_processes_average_the_gradients_of_the_head(tmp_path, one_process, scor
     assert wrapped[1] == {'head.weight', 'head.bias'}
     assert same(weights(scored[0][1]), weights(scored[1][1]))
     assert model.strategy.decomposition.partition == alone.strategy.decomposition.partition
+
+
+def in_one_of_two(rank, port, folder, results):
+    os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group('gloo', rank=rank, world_size=2)
+    ldt_report.plot_layer_scores = lambda *_: None
+    opt = options(folder, NETWORKS['vit'], ldt=LDT)
+    opt.update(dist=True, rank=rank, world_size=2)
+    opt['datasets']['train']['batch_size_per_gpu'] = 2
+    model = prepared(opt)
+    results[rank] = {name: value.tolist() for name, value in model.strategy.network.state_dict().items()}
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_agree_with_one(tmp_path):
+    """The one that warms up on the batches of both. Scores are of smaller batches, and others."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    with mp.Manager() as manager:
+        results = manager.dict()
+        mp.spawn(in_one_of_two, (port, tmp_path, results), nprocs=2)
+        first, second = results[0], results[1]
+    assert first == second
+    files = [json.loads((tmp_path / 'partition.json').read_text())]
+    opt = options(tmp_path, NETWORKS['vit'], ldt=LDT)
+    start, model = weights(begun(opt).net_g), prepared(opt)
+    files.append(json.loads((tmp_path / 'partition.json').read_text()))
+    assert files[0]['samples'] == files[1]['samples']
+    for name, value in weights(model.strategy.network).items():
+        torch.testing.assert_close(torch.tensor(first[name]), value, rtol=1e-4, atol=1e-5)
+        assert torch.equal(value, start[name]) == (not name.startswith('head.'))
 
 
 def test_pre_trained_weights_have_the_head_that_was_warmed_up(tmp_path, scored):
