@@ -126,7 +126,7 @@ class AnyDataset(Section):
     num_prefetch_queue: Whole(1, ceiling=1000) = option(1, 'Number of batches that prefetch_mode cpu keeps ready.')
     pin_memory: bool = option(False, 'Use page-locked memory, which is faster to copy to a GPU.')
     persistent_workers: bool = option(False, 'Keep the loading processes alive between epochs.')
-    seen: bool = option(False, 'Test set of the training camera: left out of the mean of the unseen.')
+    seen: bool = option(False, 'Test set of a domain that is trained on: left out of the mean of the unseen.')
 
 
 class _Criteria(Registry):
