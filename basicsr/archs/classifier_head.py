@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Collection
 
+import torch
 from torch import Tensor
 
 __all__ = ['with_own_head']
@@ -14,7 +15,10 @@ __all__ = ['with_own_head']
 def with_own_head(
     weights: dict[str, Tensor], own: dict[str, Tensor], layers: Collection[str], path: str | os.PathLike
 ) -> dict[str, Tensor]:
-    """`weights` with a network's own head if theirs is missing, superfluous, or has other classes; which is logged.
+    """`weights` with a head of a network's own if theirs is missing, superfluous, or has other classes; which is logged.
+
+    It begins as `nn.Linear` does, uniform within fan_in ** -0.5, as DomainBed's heads. What some networks choose for a
+    training from scratch is larger: logits of many units, whose first gradients damage pre-trained layers.
 
     Args:
         weights: A state dict, of the file `path`.
@@ -34,4 +38,12 @@ def with_own_head(
             ', '.join(sorted(replaced)),
         )
     kept = {name: value for name, value in weights.items() if name not in replaced}
-    return {**kept, **{name: own[name] for name in replaced & own.keys()}}
+    return {**kept, **{name: _begun(name, own) for name in sorted(replaced & own.keys())}}
+
+
+def _begun(name: str, own: dict[str, Tensor]) -> Tensor:
+    weight = own.get(f'{name.rpartition(".")[0]}.weight')
+    if weight is None or weight.ndim < 2 or weight.is_meta:
+        return own[name]
+    bound = weight[0].numel() ** -0.5
+    return torch.empty_like(own[name]).uniform_(-bound, bound)

@@ -112,7 +112,7 @@ def _fetched(name: str, arguments: dict[str, Any]) -> nn.Module:
     client.setLevel(logging.ERROR)  # it warns about each retry, for most of a minute
     logging.getLogger('basicsr').info('Weights of %s: where timm has put them before, or fetched', name)
     try:
-        return _package().create_model(name, pretrained=True, **arguments)
+        net = _package().create_model(name, pretrained=True, **arguments)
     except Exception as error:  # from the connection, the hub's client or the file
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(
@@ -121,6 +121,11 @@ def _fetched(name: str, arguments: dict[str, Any]) -> nn.Module:
         ) from error
     finally:
         client.setLevel(level)
+    if net.num_classes != net.pretrained_cfg.get('num_classes'):
+        own, layers = net.state_dict(), _classifiers(net)
+        fetched = {key: value for key, value in own.items() if key.rpartition('.')[0] not in layers}
+        net.load_state_dict(with_own_head(fetched, own, layers, name))
+    return net
 
 
 def _input_size(net: nn.Module, arguments: dict[str, Any]) -> tuple[int, int] | None:
