@@ -15,7 +15,7 @@ __all__ = ['with_own_head']
 def with_own_head(
     weights: dict[str, Tensor], own: dict[str, Tensor], layers: Collection[str], path: str | os.PathLike
 ) -> dict[str, Tensor]:
-    """`weights` with a head of a network's own if theirs is missing, superfluous, or has other classes; which is logged.
+    """`weights` with a new head if theirs is missing, superfluous, or has other classes; which is logged.
 
     It begins as `nn.Linear` does, uniform within fan_in ** -0.5, as DomainBed's heads. What some networks choose for a
     training from scratch is larger: logits of many units, whose first gradients damage pre-trained layers.

@@ -8,7 +8,7 @@ from basicsr.archs.classifier_head import with_own_head
 from basicsr.runs.checkpoint import save_checkpoint
 
 
-@pytest.mark.parametrize('kind, name', [('timm', 'test_efficientnet'), ('torchvision', 'mnasnet0_5')])
+@pytest.mark.parametrize('kind, name', [('timm', 'test_efficientnet'), ('torchvision', 'shufflenet_v2_x0_5')])
 def test_a_new_head_begins_as_linear_layers_do(kind, name, tmp_path):
     net = build_network({'type': kind, 'name': name, 'num_classes': 11})
     save_checkpoint(net.state_dict(), tmp_path / 'net.pth')
