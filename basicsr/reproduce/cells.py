@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import re
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from basicsr.options.resolve import dict2str
 from basicsr.reproduce.cell import ROOT, Cell, curve_every
 from basicsr.reproduce.grid import Grid
 from basicsr.reproduce.inputs import Inputs
+from basicsr.reproduce.processes import environment, iterations_in, locked, terminated_as_interrupted
 from basicsr.results.scores import FILE, Results
 from basicsr.utils.misc import write_text
 
@@ -60,12 +58,16 @@ class Cells:
         self._lock = threading.Lock()
         self._stopping = False
         self._at_a_time = 1
+        self._has_bar, self._began = False, (0.0, 0)
 
     def is_done(self, cell: Cell) -> bool:
         """Whether the cell has been trained and tested; pre-training is not tested."""
         if not cell.test['datasets']:
-            return (self._weights(cell) / 'net_g_latest.pth').is_file()
+            return self._is_trained(cell)
         return (self._results(cell.name) / FILE).is_file() and (not cell.curve or self.curve_file(cell).is_file())
+
+    def _is_trained(self, cell: Cell) -> bool:
+        return (self._weights(cell) / 'net_g_latest.pth').is_file()
 
     def is_current(self, cell: Cell) -> bool:
         """Whether the cell is done and was run with its current options and files."""
@@ -140,6 +142,8 @@ class Cells:
     def run(self, cells: list[Cell], on_done: Callable[[Cell], None] = lambda cell: None) -> dict[str, str]:
         """Run the cells that are not done, several at a time; a progress bar counts the iterations of all.
 
+        Where the output is no terminal, a line says when a cell begins and ends.
+
         Args:
             cells: The cells, which have been checked.
             on_done: Called after each, in the main thread.
@@ -157,37 +161,52 @@ class Cells:
         self._at_a_time = min(self.jobs, len(left))
         total = sum(cell.iterations for cell in left)
         with (
-            _terminated_as_interrupted(),
+            terminated_as_interrupted(),
             ThreadPoolExecutor(self.jobs) as pool,
             tqdm(total=total, desc=self.grid.name, unit='it', disable=None) as bar,
         ):
+            self._has_bar, self._began = not bar.disable, (time.monotonic(), self._show(bar, left))
             futures = {pool.submit(self._run_cell, cell): cell for cell in left}
             waiting = set(futures)
             try:
                 while waiting:
                     done, waiting = wait(waiting, _POLL_SECONDS, FIRST_COMPLETED)
-                    self._show(bar, left)
+                    iterations = self._show(bar, left)
                     for future in done:
-                        error = future.exception()
+                        error, cell = future.exception(), futures[future]
                         if error is None:
-                            on_done(futures[future])
+                            on_done(cell)
                         elif isinstance(error, CellFailed | OSError | ValueError):
-                            failed[futures[future].name] = str(error)
+                            failed[cell.name] = str(error)
                         else:
                             raise error
+                        self._say(f'{cell.name} {"has failed" if error else "is done"}', total, iterations)
             except BaseException:
                 self._stop()
                 raise
         return failed
 
-    def _show(self, bar: tqdm, cells: list[Cell]) -> None:
+    def _say(self, what: str, total: int = 0, done: int = 0) -> None:
+        """Where there is no bar, a line, and how long the rest of all iterations will take at the pace so far."""
+        if self._has_bar:
+            return
+        begin, before = self._began
+        left = ''
+        if before < done < total:
+            seconds = (time.monotonic() - begin) * (total - done) / (done - before)
+            left = f'; {timedelta(seconds=round(seconds))} left'
+        tqdm.write(f'{self.grid.name}: {what}{left}', file=sys.stderr)
+
+    def _show(self, bar: tqdm, cells: list[Cell]) -> int:
+        """Move the bar; returns how many iterations are done."""
         done = 0
         for cell in cells:
-            log = self.folder / f'{cell.name}.log'
-            done += cell.iterations if self.is_done(cell) else min(cell.iterations, _iterations(log))
+            log, trained = self.folder / f'{cell.name}.log', self._is_trained(cell)
+            done += cell.iterations if trained else min(cell.iterations, iterations_in(log))
         with self._lock:
             bar.set_postfix_str(', '.join(self._running), refresh=False)
         bar.update(done - bar.n)
+        return done
 
     def _stop(self) -> None:
         with self._lock:
@@ -204,8 +223,9 @@ class Cells:
                 if self._stopping:
                     raise CellFailed('stopped')
                 record = self.check(cell, again=True)  # it may have waited for days
+                self._say(f'{cell.name} begins')
                 write_text(self.folder / f'{cell.name}.json', json.dumps(record, indent=1) + '\n')
-                if cell.train and not (self._weights(cell) / 'net_g_latest.pth').is_file():
+                if cell.train and not self._is_trained(cell):
                     train = self._option_file(cell.name, cell.train)
                     self._process(cell.name, slot, lock, 'Train_pip.py', '-opt', train, '--auto_resume')
                 if cell.test['datasets'] and not (self._results(cell.name) / FILE).is_file():
@@ -253,7 +273,7 @@ class Cells:
 
     def _own(self, cell: Cell):
         self.folder.mkdir(parents=True, exist_ok=True)
-        return _locked(self.folder / f'{cell.name}.lock', cell.name)
+        return locked(self.folder / f'{cell.name}.lock', cell.name)
 
     def _process(self, name: str, slot: int, lock: int, script: str, *arguments: str) -> None:
         log = self.folder / f'{name}.log'
@@ -264,7 +284,7 @@ class Cells:
                     raise CellFailed('stopped')
                 process = subprocess.Popen(
                     [sys.executable, str(ROOT / script), *arguments],
-                    stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=self._environment(slot),
+                    stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=environment(slot, self._at_a_time),
                     start_new_session=True,  # Ctrl-C is passed on once, by _stop
                     pass_fds=[lock],  # held as long as the process lives, even if this one is killed
                 )  # fmt: skip
@@ -279,58 +299,3 @@ class Cells:
                 output.seek(begin)
                 lines = output.read().decode(errors='replace').splitlines()[-_LAST_LINES:]
             raise CellFailed(f'{script} ended with code {code}; the end of {log}:\n    ' + '\n    '.join(lines))
-
-    def _environment(self, slot: int) -> dict[str, str]:
-        env = dict(os.environ)
-        if self._at_a_time > 1:
-            env.setdefault('OMP_NUM_THREADS', str(max(1, len(os.sched_getaffinity(0)) // self._at_a_time)))
-        devices = [one for one in env.get('CUDA_VISIBLE_DEVICES', '').split(',') if one]
-        devices = devices or [str(index) for index in range(torch.cuda.device_count())]
-        if devices:
-            env['CUDA_VISIBLE_DEVICES'] = devices[slot % len(devices)]
-        return env
-
-
-def _iterations(log: Path) -> int:
-    """The last iteration that a training has logged."""
-    try:
-        with open(log, 'rb') as file:
-            file.seek(max(0, log.stat().st_size - 4096))
-            found = re.findall(rb', iter ([\d,]+),', file.read())
-    except OSError:
-        return 0
-    return int(found[-1].replace(b',', b'')) if found else 0
-
-
-@contextmanager
-def _locked(path: Path, name: str) -> Iterator[int]:
-    """Hold a lock that child processes started inside inherit, so that they keep it if this process is killed.
-
-    So it is not one of `basicsr.runs.lock`, which the trainings take for their own folders, and which must end with
-    the process that took it: of a grid that is killed the trainings go on.
-
-    Raises:
-        ValueError: Another process has it.
-    """
-    with open(path, 'w') as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ValueError(
-                f'another process is at work on the cell {name} ({path}): wait for it, or end it first'
-            ) from error
-        yield file.fileno()
-
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """Inside, SIGTERM acts like Ctrl-C."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

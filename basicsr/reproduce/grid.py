@@ -86,27 +86,41 @@ def read_grid(
         raise ValueError(f'{path}: seeds: each runs once, and {twice[0]} is there twice')
     base = merge(yaml_load((path.parent / section.base).resolve()), copy.deepcopy(section.set or {}))
     base = merge(base, more)
-    pretraining, cells, mistakes = None, [], {}
+    pretraining, cells, mistakes, heeded = None, [], {}, {}
     try:
         pretraining = _pretraining(section, path, folder, changes, datasets, more)
     except ValueError as error:
         mistakes[str(error)] = [f'pretrain ({section.pretrain})']
     for label, own in section.variants.items():
         opt = merge(base, copy.deepcopy(own or {}))
+        heeded[label] = [change for change in changes if not _is_left_out(own or {}, change)]
         try:
             for seed in seeds:
                 for domain, own_data in (splits or {'': datasets}).items():
-                    cells.append(_cell(label, domain, seed, opt, folder, changes, own_data, section))
+                    cells.append(_cell(label, domain, seed, opt, folder, heeded[label], own_data, section))
         except ValueError as error:
             mistakes.setdefault(str(error), []).append(label)
     lines = [f'{", ".join(labels)}: {message}' for message, labels in mistakes.items()]
     lines += [] if mistakes else _same_files(cells)
+    for change in changes:
+        if not any(change in own for own in heeded.values()):
+            lines.append(f'--set {change}: would be ignored: every variant leaves out the section that it is in')
     if lines:
         raise ValueError(f'{path}:\n' + '\n'.join(lines))
     return Grid(
         section.name, section.title or section.name, section.kind, section.baseline or next(iter(section.variants)),
         section.axis, list(section.variants), cells, pretraining, _reference(cells[0]), folder, tuple(splits or ()),
     )  # fmt: skip
+
+
+def _is_left_out(variant: dict, change: str) -> bool:
+    """Whether a change is in a section that a variant takes out: `train.ldt.criterion=mean`, of `{train: {ldt: ~}}`."""
+    below: Any = variant
+    for section in change.partition('=')[0].split('.')[:-1]:
+        if not isinstance(below, dict) or section not in below:
+            return False
+        below = below[section]
+    return below is None
 
 
 def _same_files(cells: list[Cell]) -> Iterator[str]:

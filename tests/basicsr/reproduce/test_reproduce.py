@@ -336,6 +336,24 @@ def test_a_cell_that_fails_is_told_and_the_others_go_on(folder):
     ]
 
 
+def test_cells_are_told_where_there_is_no_bar(folder, capfd):
+    cells = Stub(load(folder))
+    assert run(cells) == {}
+    lines = [line for line in capfd.readouterr().err.splitlines() if 'LDT' in line]
+    assert [line.split(';')[0] for line in lines] == [
+        *('trial: LDT_seed0 begins', 'trial: LDT_seed0 is done', 'trial: LDT_seed1 begins', 'trial: LDT_seed1 is done')
+    ]
+    assert re.search(r'LDT_seed0 is done; 0:00:\d\d left$', lines[1])
+
+
+def test_a_change_of_a_section_that_a_variant_leaves_out_is_not_for_it(folder):
+    variants = {'plain': {'model_type': 'SRModel', 'train': {'ldt': None}}, 'LDT': {'model_type': 'LDTModel'}}
+    grid = load(folder, 'train.ldt.scoring_batches=3', variants=variants, seeds=[0])
+    assert [(cell.train['train'].get('ldt') or {}).get('scoring_batches') for cell in grid.cells] == [None, 3]
+    with pytest.raises(ValueError, match=r'--set train.ldt.exchange_every=3: would be ignored: every variant leaves'):
+        load(folder, 'train.ldt.exchange_every=3', variants={'plain': variants['plain']})
+
+
 def test_cost(folder):
     grid = load(folder, kind='cost', set={'network_g': {'num_feat': 1}})  # layers of one entry
     text = measure_cost(grid, 'python reproduce.py', repeats=2)
