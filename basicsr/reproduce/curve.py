@@ -74,7 +74,7 @@ def _means(file: Path, changed: int) -> dict[str, dict[str, dict[str, dict[str, 
     return {
         metric: {
             network if network != results.main else '': {
-                group: {domain: float(results.values(network, domain, metric).mean()) for domain in domains}
+                group: {domain: results.value(network, domain, metric) for domain in domains}
                 for group, domains in groups.items()
             }
             for network in results.networks

@@ -85,7 +85,10 @@ class GridResults:
         return sum(self.samples[domain] for domain in domains)
 
     def _read(self, label: str, seed: int, domain: str, metric: str) -> np.ndarray:
+        """One number per sample, or one for metrics that belong to a set as a whole."""
         results = self.variants[label][seed]
+        if results.is_of_sets(metric):
+            return np.array([results.value(results.main, domain, metric)])
         return results.values(results.main, domain, metric)
 
     def seeds(self, label: str, domains: Sequence[str]) -> list[int]:
@@ -179,11 +182,12 @@ def merged(parts: Mapping[str, Results], label: str) -> Results:
     if '' in parts:
         return parts['']
     first = next(iter(parts.values()))
-    found = Results(label, first.metrics, {label: {}}, main=label, most=first.most)
+    found = Results(label, first.metrics, {label: {}}, main=label, most=first.most, of_sets={label: {}})
     for split, own in parts.items():
         for domain in own.domains:
             name = column_part(split, domain)
             found.scores[label][name] = own.scores[own.main][domain]
+            found.of_sets[label][name] = own.of_sets.get(own.main, {}).get(domain, {})
             found.domains[name] = own.domains[domain]
             found.seen += [name] if domain in own.seen else []
     return found

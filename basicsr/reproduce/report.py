@@ -22,8 +22,8 @@ __all__ = ['collect', 'paired_estimate', 'write_report', 'write_summary']
 _NOTE = (
     'Means over seeds, ± their standard deviation; the number of samples stands behind each domain. Differences are '
     'paired by seed and sample; brackets hold 95 % t intervals that count the chance of seeds and of samples (of '
-    'samples alone where there is one seed). An asterisk marks those that exclude zero; of many intervals some do by '
-    'chance.'
+    'samples alone where there is one seed); what belongs to a domain as a whole has none. An asterisk marks those '
+    'that exclude zero; of many intervals some do by chance.'
 )
 _OF_HELD_OUT = 'A column is a domain that was held out; the networks of that column were trained on all others.'
 _OF_SOURCES = 'A column is a domain that the networks were trained on alone; it holds the mean over the other domains.'

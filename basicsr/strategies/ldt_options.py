@@ -129,12 +129,12 @@ class LDTSection(Section):
 def time_mistakes(section: Mapping[str, Any], total_iter: int) -> Iterator[tuple[str, str]]:
     """Time constants of a section as it was written that a run of this length cannot have."""
     defaults = {'strategy': 'dual', 'alternate_every': 10, 'exchange_every': 10}
-    known = {**defaults, **{key: value for key, value in section.items() if value is not None}}
+    known = {**defaults, **{key: value for key, value in section.items() if value}}  # {} is left of what is no number
     alternating = known['strategy'] == 'alternating'
     shortest = 2 * known['alternate_every'] if alternating else known['exchange_every']
     for key in ('stable_time', 'unstable_time', 'fixed_time'):
         times = section.get(key)
-        if times is None:
+        if not times:
             continue
         both = times if isinstance(times, list) else [times, times]
         fastest, slowest = (iterations(time, total_iter) for time in both)
