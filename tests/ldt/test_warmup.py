@@ -2,8 +2,6 @@
 
 import copy
 import math
-import os
-import socket
 from collections import Counter
 from functools import partial
 
@@ -188,10 +186,9 @@ def test_an_interrupt_leaves_no_trace_either():
     assert_same(everything(net), before)
 
 
-def share(rank, port, results):
-    os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+def share(rank, folder, results):
     torch.set_num_threads(1)
-    dist.init_process_group('gloo', rank=rank, world_size=2)
+    dist.init_process_group('gloo', f'file://{folder}/store', rank=rank, world_size=2)
     net = plain()
     halves = [(x[rank::2], y[rank::2]) for x, y in data()]
     ldt.warm_up(net, halves, loss_fn, '1', 6, partial(torch.optim.SGD, lr=0.5), wrap=DistributedDataParallel)
@@ -207,14 +204,11 @@ def plain():
     return nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 3))
 
 
-def test_two_processes_agree_with_one():
+def test_two_processes_agree_with_one(tmp_path):
     """The one that sees the batches of both at once."""
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
     with mp.Manager() as manager:
         results = manager.dict()
-        mp.spawn(share, (port, results), nprocs=2)
+        mp.spawn(share, (tmp_path, results), nprocs=2)
         one, other = results[0], results[1]
     assert one == other
     net = plain()

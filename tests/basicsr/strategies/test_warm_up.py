@@ -2,9 +2,7 @@
 
 import copy
 import json
-import os
 import re
-import socket
 from collections import Counter
 
 import pytest
@@ -244,10 +242,9 @@ def test_processes_average_the_gradients_of_the_head(tmp_path, one_process, scor
     assert model.strategy.decomposition.partition == alone.strategy.decomposition.partition
 
 
-def in_one_of_two(rank, port, folder, results):
-    os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+def in_one_of_two(rank, folder, results):
     torch.set_num_threads(1)
-    torch.distributed.init_process_group('gloo', rank=rank, world_size=2)
+    torch.distributed.init_process_group('gloo', f'file://{folder}/store', rank=rank, world_size=2)
     ldt_report.plot_layer_scores = lambda *_: None
     opt = options(folder, NETWORKS['vit'], ldt=LDT)
     opt.update(dist=True, rank=rank, world_size=2)
@@ -259,12 +256,9 @@ def in_one_of_two(rank, port, folder, results):
 
 def test_two_processes_agree_with_one(tmp_path):
     """The one that warms up on the batches of both. Scores are of smaller batches, and others."""
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
     with mp.Manager() as manager:
         results = manager.dict()
-        mp.spawn(in_one_of_two, (port, tmp_path, results), nprocs=2)
+        mp.spawn(in_one_of_two, (tmp_path, results), nprocs=2)
         first, second = results[0], results[1]
     assert first == second
     files = [json.loads((tmp_path / 'partition.json').read_text())]
