@@ -36,7 +36,7 @@ class Average(Wrapper):
 
     def __init__(self, inner: Strategy, setting: Setting) -> None:
         super().__init__(inner, setting)
-        self.statistics = BatchStatistics(setting.loss, setting.batches)
+        self.statistics = BatchStatistics.of(setting)
         self.version = 0
 
     def update(self, trained: list[Tensor]) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from basicsr.data.data_sampler import endless
+from basicsr.strategies.strategy import Setting
 from basicsr.utils.misc import get_random_state, set_random_state
 from ldt.frozen import thawed_normalizations
 from ldt.restore import preserve_modes_and_buffers
@@ -36,6 +37,11 @@ class BatchStatistics:
     def __init__(self, loss: Callable[[nn.Module, Any], Tensor], batches: Callable[[], Any], count: int = 50) -> None:
         self.loss, self.batches, self.count = loss, batches, count
         self._known: tuple[Hashable, list[Tensor]] | None = None
+
+    @classmethod
+    def of(cls, setting: Setting) -> BatchStatistics:
+        """Over 50 batches, or as many as a shorter training has iterations."""
+        return cls(setting.loss, setting.batches, min(50, setting.total_iter))
 
     def put_into(self, net: nn.Module, version: Hashable) -> None:
         """Give `net` its statistics; without normalizations by batch, nothing happens.

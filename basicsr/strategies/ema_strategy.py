@@ -56,7 +56,7 @@ class EMA(Wrapper):
             average = copy.deepcopy(inner.network)
             setting.load(average, 'params_ema')
         self.average = average.requires_grad_(False).eval()
-        self.statistics = BatchStatistics(setting.loss, setting.batches)
+        self.statistics = BatchStatistics.of(setting)
         self.updates = 0
 
     @classmethod

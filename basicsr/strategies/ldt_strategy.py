@@ -58,7 +58,7 @@ class LDT(Strategy):
             self._unstable = head_prefixes(net, self.options.unstable_prefixes, 'train.ldt.unstable_prefixes')
         if self.options.warmup_iter:
             self._warm_up_for(self.options.warm_up_iterations(setting.total_iter))
-        self.statistics = BatchStatistics(setting.loss, setting.batches)
+        self.statistics = BatchStatistics.of(setting)
 
     @classmethod
     def check_train(cls, train: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -105,6 +105,35 @@ def test_each_strategy_trains_and_resumes_bit_for_bit(folder, label):
     assert any(not torch.equal(one[name], start[name]) for name in one)
 
 
+NETWORKS = {
+    'cnn': {'type': 'SmallCNN', 'width': 4, 'stages': 2},
+    'transformer': {'type': 'timm', 'name': 'test_vit', 'img_size': 16, 'patch_size': 8},
+    'mamba': {
+        **{'type': 'VisionMamba', 'img_size': 16, 'patch_size': 4, 'stride': 4, 'depth': 2, 'embed_dim': 24},
+        **{'d_state': 4, 'final_pool_type': 'mean'},
+    },
+}
+
+
+@pytest.mark.parametrize('kind', NETWORKS)
+def test_ldt_goes_its_whole_way_with_each_kind_of_network(folder, kind):
+    """Warm-up, scores, partition, two branches, composite, selection, test."""
+    ldt = {**LDT, 'warmup_iter': 4, 'scoring_batches': 3, 'exchange_every': 1}
+    options = {'network_g': NETWORKS[kind], 'train__ldt': ldt, 'train__total_iter': 40, 'val__val_freq': 20}
+    small_classes.train(folder, **options, train__optim_g__lr=3e-3, logger__save_best='nll')
+    run = folder / 'experiments/classes'
+    partition = json.loads((run / 'partition.json').read_text())
+    net = build_network({**NETWORKS[kind], 'num_classes': 3})
+    names = [name for name, _ in net.named_parameters()]
+    assert sorted([*partition['stable'], *partition['unstable']]) == sorted(names)
+    assert partition['stable'] and partition['unstable']
+    published = weights(folder, 'classes')
+    assert all(value.isfinite().all() for value in published.values())
+    results = json.loads((run / 'results.json').read_text())
+    losses = [one['nll'] for one in results['scores']['after']['night'].values()]
+    assert sum(losses) / len(losses) < 0.8 * math.log(3), 'better than saying nothing, on a domain that it never saw'
+
+
 def test_the_number_of_classes_is_that_of_the_data(folder):
     model = model_of(folder)
     assert model.net_g.head.out_features == 3
