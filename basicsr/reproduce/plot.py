@@ -138,7 +138,8 @@ def plot_unseen_against_seen(
         title: Above the figure.
     """
     figure = Figure(figsize=(6.4, 5.6 + _LEGEND_INCHES * -(-len(curves) // _LEGEND_COLUMNS)), layout='constrained')
-    axes = figure.add_subplot(xlabel=f'{metric}, seen domains', ylabel=f'{metric}, unseen domains')
+    seen = f'{metric}, seen domains\n(hollow: the first point; large: the end)'
+    axes = figure.add_subplot(xlabel=seen, ylabel=f'{metric}, unseen domains')
     for number, (label, curve) in enumerate(curves.items()):
         style = _line_style(number)
         axes.plot(curve.seen, curve.unseen, **style, ms=3.5, lw=1.3, label=label)
@@ -147,7 +148,6 @@ def plot_unseen_against_seen(
         axes.scatter(**last, s=90, marker=style['marker'], color=style['color'], edgecolors='white', zorder=4)
     _plain(axes)
     axes.set_title(title, loc='left', fontsize=11)
-    axes.set_title('hollow: first point, large: the end', loc='right', fontsize=8, color='0.35')
     _legend_below(figure)
     save_figure(figure, path, dpi=150)
 
