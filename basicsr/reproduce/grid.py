@@ -78,7 +78,7 @@ def read_grid(
             every cell.
     """
     changes, more = list(changes), _more_imports(imports)
-    check_changes(changes)
+    check_changes(changes, section)
     seeds = section.seeds if seeds is None else list(seeds)
     if not seeds:
         raise ValueError(f'{path}: seeds: there are none')
@@ -175,6 +175,8 @@ def _cell(
     section: GridSection,
 ) -> Cell:
     opt = copy.deepcopy(opt)
+    if domain:  # whose test sets are read as the validation set is, with its changes
+        override(opt, changes)
     if datasets is not None:
         opt['datasets'] = _with_data(opt.get('datasets'), datasets, bool(domain))
     if section.pretrain:

@@ -130,8 +130,12 @@ def grid_section(path: Path, name: str | None = None) -> tuple[GridSection, Path
     return check_section(GridSection, written, path.stem), (path.parent / written['base']).resolve()
 
 
-def check_changes(changes: Iterable[str]) -> None:
+def check_changes(changes: Iterable[str], section: GridSection) -> None:
     """Check the form of `a.b=value`, and that a grid heeds them.
+
+    Args:
+        changes: Of every cell.
+        section: The grid file.
 
     Raises:
         ValueError: The first that is wrong.
@@ -139,5 +143,5 @@ def check_changes(changes: Iterable[str]) -> None:
     for text in changes:
         opt: dict = {}
         override(opt, [text])
-        for path, message in _ignored(opt, {}, ''):
+        for path, message in _ignored(opt, {'domains': section.domains}, ''):
             raise ValueError(f'--set {text}: {path} {message}')

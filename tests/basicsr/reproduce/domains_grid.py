@@ -52,10 +52,10 @@ def write_files(folder: Path, **grid: object) -> Path:
     return folder / 'grid.yml'
 
 
-def load(folder: Path, single: bool = False, chosen: list[str] | None = None, **grid: object) -> Grid:
+def load(folder: Path, *changes: str, single: bool = False, chosen: list[str] | None = None, **grid: object) -> Grid:
     file = write_files(folder, **grid)
     splits = domain_splits(folder / 'data', single, chosen)
-    return read_grid(file, grid_section(file)[0], folder / 'out', splits=splits)
+    return read_grid(file, grid_section(file)[0], folder / 'out', changes, splits=splits)
 
 
 def made_up(network: str, variant: str, domain: str, seen: bool, end: int) -> float:

@@ -52,6 +52,16 @@ def test_each_domain_is_held_out_in_turn(tmp_path):
     check_comparable(grid)
 
 
+def test_changes_of_the_validation_set_are_for_the_test_sets_too(tmp_path):
+    cell = load(tmp_path, 'datasets.val.image_size=8', 'datasets.train.image_size=12').cells[0]
+    sizes = {phase: own['image_size'] for phase, own in {**cell.train['datasets'], **cell.test['datasets']}.items()}
+    assert sizes == {'train': 12, 'val': 8, 'test_art': 8, 'test_seen': 8}
+    with pytest.raises(
+        ValueError, match=r'--set datasets.train.train_domains=\[art\]: .* would be ignored: the data of'
+    ):
+        load(tmp_path, 'datasets.train.train_domains=[art]')
+
+
 def test_one_source_and_many_targets(tmp_path):
     grid = load(tmp_path, single=True, chosen=['sketch', 'art'])
     assert [cell.name for cell in grid.cells[:2]] == ['fine-tuning_sketch_seed0', 'fine-tuning_art_seed0']
