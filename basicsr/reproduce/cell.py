@@ -6,7 +6,8 @@ import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from basicsr.options.resolve import missing_data, resolve_datasets
+from basicsr.options.paths import missing_arguments, resolve_arguments
+from basicsr.options.resolve import resolve_datasets
 
 ROOT = Path(__file__).resolve().parents[2]
 """The project's folder, to which paths in option files are relative."""
@@ -67,9 +68,10 @@ class Cell:
         """Missing folders and files that the options name, each with its option."""
         opt = copy.deepcopy({**self.test, 'datasets': {**self.train.get('datasets', {}), **self.test['datasets']}})
         resolve_datasets(opt, ROOT)
+        resolve_arguments({key: value for key, value in opt.items() if key != 'datasets'}, ROOT)
         weights = opt['path'].get('pretrain_network_g')
         absent = [f'path.pretrain_network_g: {weights}'] if weights and not (ROOT / weights).is_file() else []
-        return [*missing_data(opt), *absent]
+        return [*missing_arguments(opt), *absent]
 
 
 def curve_points(total: int, count: int) -> list[int]:

@@ -188,6 +188,15 @@ def test_networks_of_a_grid(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.count('Written: ') == 1 + 2 + 1
 
 
+def test_weights_of_a_network_that_are_missing_are_told_first(tmp_path):
+    vim = {'type': 'VisionMamba', 'img_size': 16, 'patch_size': 8, 'stride': 8, 'embed_dim': 8, 'depth': 1}
+    networks = {'small': {}, 'Vim': {'network_g': {**vim, 'pretrained': 'absent.pth'}}}
+    file = write_files(tmp_path, networks=networks)
+    with pytest.raises(FileNotFoundError, match=r'not there:\n  network_g.pretrained: \S+absent\.pth'):
+        reproduce.run(arguments(file, '--check', '--networks', 'small', 'Vim'))
+    assert not (tmp_path / 'out').exists()
+
+
 @pytest.mark.parametrize(
     ('more', 'message'),
     [
