@@ -63,9 +63,10 @@ def bicubic(opt: dict) -> dict[str, dict]:
 
     A model of users may build its networks by itself, so that SRModel takes its place.
     """
-    scale = opt.get('scale')
+    kind = MODEL_REGISTRY.get(opt['model_type'])
+    scale = None if 'scale' in getattr(kind, 'ignored_options', ()) else opt.get('scale')
     changes = {'network_g': {'type': 'Bicubic', 'upscale': scale}, 'path': {'pretrain_network_g': None}}
-    if scale and is_of_users(MODEL_REGISTRY.get(opt['model_type'])):
+    if scale and is_of_users(kind):
         changes['model_type'] = 'SRModel'
         samples = (loader.dataset[0] for loader in build_loaders(opt, ['test']))
         scale = all(isinstance(sample, dict) and {'lq', 'lq_path'} <= sample.keys() for sample in samples)

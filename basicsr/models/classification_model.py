@@ -50,6 +50,10 @@ class ClassificationModel(Task):
 
     train_defaults = {'cls_opt': {'type': 'CrossEntropyLoss'}}
     loss_options = {'l_cls': 'train.cls_opt'}
+    ignored_options = (
+        'scale', 'val.tile_size', 'val.tile_overlap', 'val.tile_mode', 'val.selfensemble_testing',
+        'val.patchwise_testing',
+    )  # fmt: skip
 
     cri_cls: nn.Module
 

@@ -44,6 +44,9 @@ class Task(BaseModel):
     loss_options: dict[str, str] = {}
     """By the name of a term of the loss, the option that it is made of, for messages."""
 
+    ignored_options: tuple[str, ...] = ()
+    """Options of other tasks, which do nothing here."""
+
     has_strategy_of_options = False
     """Whether `strategy` is what the options ask for, and not what a model of users trains by itself."""
 

@@ -18,6 +18,9 @@ def doubts(section: type[Section], opt: dict, is_train: bool) -> Iterator[tuple[
     """What is allowed, and probably not what was meant."""
     if is_train:
         yield from _without_effect(opt)
+    for path in getattr(find('model', opt.get('model_type')), 'ignored_options', ()):
+        if value_at(opt, tuple(path.split('.'))) is not None:
+            yield tuple(path.split('.')), f'without effect: {opt["model_type"]} has no use for it'
     yield from _doubtful(section, opt, ())
     yield from _unchecked_datasets(opt)
 

@@ -191,6 +191,12 @@ def test_losses_of_pictures_are_refused(folder, key):
         small_classes.check(folder, **{f'train__{key}': section[key]})
 
 
+def test_options_of_pictures_are_said_to_do_nothing(folder, logged):
+    small_classes.train(folder, val__tile_size=100, scale=2, train__total_iter=1)
+    for option in ('val.tile_size', 'scale'):
+        assert any(f'{option}: without effect: ClassificationModel' in text for text in logged.warnings()), option
+
+
 def test_label_smoothing_changes_the_loss(folder):
     batch = {'image': torch.randn(4, 3, 16, 16), 'label': torch.tensor([0, 1, 2, 0])}
     found = []
