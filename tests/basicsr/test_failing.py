@@ -141,6 +141,7 @@ def test_what_cannot_be_saved_is_not_said_to_be(folder, monkeypatch, capsys, fai
     assert 'Unable to allocate' in printed, 'the error that ended the run'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('run', [train, check])
 def test_a_missing_compiler_is_found_before_a_run(folder, monkeypatch, capsys, run):
     monkeypatch.setenv('PATH', '/nowhere')

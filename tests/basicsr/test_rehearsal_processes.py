@@ -20,6 +20,7 @@ from torch import nn
 from basicsr.models.sr_model import SRModel
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, MODEL_REGISTRY
 
+pytestmark = pytest.mark.slow
 
 @ARCH_REGISTRY.register()
 class Idle(nn.Module):

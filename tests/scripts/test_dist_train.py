@@ -11,6 +11,8 @@ import pytest
 
 from scripts.benchmark import trainings
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = trainings.ROOT / 'scripts' / 'dist_train.sh'
 LONGEST = 180
 

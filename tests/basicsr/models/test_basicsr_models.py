@@ -619,6 +619,7 @@ def absolute(folder):
     }
 
 
+@pytest.mark.slow
 def test_processes_that_are_killed_go_on(folder):
     """Train_pip.py and basicsr/test.py as a user starts them, with SIGKILL in between."""
     long = {**absolute(folder), 'train__total_iter': 40, 'train__scheduler__milestones': [20]}
@@ -644,6 +645,7 @@ def test_processes_that_are_killed_go_on(folder):
     assert found == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('model_type', ['WindowModel', 'TinyGANModel', 'CascadeModel'])
 def test_two_processes_train_and_one_validates(folder, model_type):
     changes = {**absolute(folder), 'dist_params': {'backend': 'gloo'}, 'find_unused_parameters': False}

@@ -274,6 +274,7 @@ def finish(process: subprocess.Popen) -> str:
 needs_compiler = pytest.mark.skipif('cpu' not in available_backends('cpu'), reason='no compiler that builds it')
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_built_once_by_processes_that_start_together(tmp_path):
     """One waits for another that is killed, beside half a library, which must not be loaded."""
@@ -293,6 +294,7 @@ def test_built_once_by_processes_that_start_together(tmp_path):
     assert left == [f'{whole.stem}.json', whole.name], 'nor does anything stay of the one that was killed'
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize('capability', ['avx2', 'default'])
 def test_builds_for_older_processors(tmp_path, capability):

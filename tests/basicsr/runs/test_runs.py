@@ -56,7 +56,8 @@ def ldt(folder):
 
 
 @pytest.mark.parametrize(
-    'model_type, processes, kills', [('LDTModel', 1, (11, 19)), ('LDTModel', 2, (19,)), ('SRModel', 1, (19,))]
+    'model_type, processes, kills',
+    [('LDTModel', 1, (11, 19)), pytest.param('LDTModel', 2, (19,), marks=pytest.mark.slow), ('SRModel', 1, (19,))],
 )
 def test_a_killed_run_ends_with_the_same_weights(folder, ldt, model_type, processes, kills):
     name = f'{model_type}_{processes}'
@@ -77,6 +78,7 @@ def test_a_killed_run_ends_with_the_same_weights(folder, ldt, model_type, proces
     assert not trainings.unreadable(folder / 'experiments' / name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_run_saves_says_so_and_goes_on(folder, ldt, number):
     name = f'stopped_{number.name}'
@@ -102,6 +104,7 @@ def test_a_stopped_run_saves_says_so_and_goes_on(folder, ldt, number):
     assert trainings.weights(folder, name) == ldt[0]
 
 
+@pytest.mark.slow
 def test_a_terminal_that_closes_ends_a_run_as_sigterm_does(folder, ldt):
     options = trainings.write_options(folder, 'hung_up', logger__save_checkpoint_freq=1000)
     terminal, end = pty.openpty()
@@ -124,6 +127,7 @@ def test_a_terminal_that_closes_ends_a_run_as_sigterm_does(folder, ldt):
     assert f'iter {states[0].stem},' not in text and trainings.weights(folder, 'hung_up') == ldt[0]
 
 
+@pytest.mark.slow
 def test_a_stopped_run_that_cannot_be_saved_does_not_say_so(folder):
     run = trainings.start(trainings.write_options(folder, 'lost', train__total_iter=100_000))
     for line in run.stdout:
@@ -136,6 +140,7 @@ def test_a_stopped_run_that_cannot_be_saved_does_not_say_so(folder):
     assert re.search(r'^SIGINT: stopped after iteration \d+ and could NOT save it', text, re.M), text
 
 
+@pytest.mark.slow
 def test_a_dead_process_ends_the_run(folder):
     run = trainings.start(trainings.write_options(folder, 'dead', train__total_iter=100000), processes=2)
     text, died = '', 0.0
@@ -151,6 +156,7 @@ def test_a_dead_process_ends_the_run(folder):
     assert run.returncode not in (0, None) and 'HANGS' not in text, text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('processes', [1, 2])
 def test_a_killed_worker_ends_the_run_with_what_helps(folder, ldt, processes):
     """In a run of one process it is saved; of two, the other is in the midst of a step, and both end."""
@@ -181,6 +187,7 @@ def test_a_killed_worker_ends_the_run_with_what_helps(folder, ldt, processes):
     assert trainings.weights(folder, name) == ldt[0]
 
 
+@pytest.mark.slow
 def test_full_shared_memory_ends_the_run_with_what_helps(folder):
     """A /dev/shm of 32 KB, in a mount namespace of its own: room for the workers' semaphores, not for batches."""
     small = ['unshare', '-m', 'sh', '-c', 'mount -t tmpfs -o size=32k tmpfs /dev/shm && exec "$@"', 'sh']
@@ -199,6 +206,7 @@ def environment(pid: int) -> bytes:
         return b'\0'.join(entry for entry in file.read().split(b'\0') if entry.startswith(b'RANK='))
 
 
+@pytest.mark.slow
 def test_a_disk_without_room_is_said_and_survived(folder):
     def limited():
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
@@ -213,6 +221,7 @@ def test_a_disk_without_room_is_said_and_survived(folder):
     assert not list((folder / 'experiments' / 'full' / 'training_states').iterdir())
 
 
+@pytest.mark.slow
 def test_auto_resume_goes_back_to_a_good_state_and_old_ones_are_deleted(folder, ldt):
     expected, _ = ldt
     options = trainings.write_options(folder, 'kept', logger__keep_checkpoints=2)
@@ -236,6 +245,7 @@ def test_auto_resume_goes_back_to_a_good_state_and_old_ones_are_deleted(folder, 
     assert (folder / 'experiments' / 'kept' / 'options.yml').exists(), 'nothing was moved or begun anew'
 
 
+@pytest.mark.slow
 def test_losses_that_stay_broken_end_the_run_with_the_last_good_weights(folder):
     options = trainings.write_options(
         folder,

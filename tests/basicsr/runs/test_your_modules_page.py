@@ -13,6 +13,8 @@ import torch
 import yaml
 from skimage import data
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / 'docs' / 'your_modules.md').read_text(encoding='utf-8')
 FILES = {name: text for name, text in re.findall(r'```(?:python|yaml)\n# (mine/\S+)\n(.*?)```', PAGE, re.S)}

@@ -111,7 +111,7 @@ def pretrained(tmp_path):
 def written(pictures, tmp_path, pretrained, monkeypatch):
     """Options by labels and network. Batch statistics are those of three batches; no scores are plotted."""
     make = BatchStatistics.__init__
-    monkeypatch.setattr(BatchStatistics, '__init__', lambda self, loss, batches: make(self, loss, batches, 3))
+    monkeypatch.setattr(BatchStatistics, '__init__', lambda self, loss, batches, count: make(self, loss, batches, 3))
     monkeypatch.setattr(ldt_report, 'plot_layer_scores', lambda *_: None)  # which takes longer than all the rest
 
     def write(labels, network='TwoConvs', **train):
