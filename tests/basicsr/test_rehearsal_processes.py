@@ -9,6 +9,8 @@ import pytest
 
 from tests.small_run import everything, make_pictures, options, write
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 LONGEST = 180
 MODULE = '''
@@ -20,7 +22,6 @@ from torch import nn
 from basicsr.models.sr_model import SRModel
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, MODEL_REGISTRY
 
-pytestmark = pytest.mark.slow
 
 @ARCH_REGISTRY.register()
 class Idle(nn.Module):
