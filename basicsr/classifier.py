@@ -18,10 +18,11 @@ import basicsr.models  # noqa: F401  registers networks
 from basicsr.archs import build_network
 from basicsr.archs.from_weights import network_options, options_beside
 from basicsr.data.decoding import read_rgb
-from basicsr.data.domain_folder_dataset import DomainFolderDataset
+from basicsr.data.domain_folder_dataset import IMAGE_SIZE, DomainFolderDataset
 from basicsr.data.prefetch_dataloader import read_ahead
 from basicsr.data.transform_lists import PictureTransform
 from basicsr.runs.checkpoint import find_weights, load_checkpoint, load_weights
+from basicsr.utils.logger import get_root_logger
 from basicsr.utils.misc import not_finite, write_text
 
 TABLES = ('.csv', '.json')
@@ -65,8 +66,14 @@ class Classifier:
         found = options_beside(checkpoint)
         options = found[1] if found else {}
         self._transform = _transform(options, getattr(self.net, 'input_size', None))
-        with torch.inference_mode():
-            logits = self.net(torch.zeros(1, 3, *self._transform.size, device=self.device))
+        try:
+            with torch.inference_mode():
+                logits = self.net(torch.zeros(1, 3, *self._transform.size, device=self.device))
+        except RuntimeError as error:
+            size = 'x'.join(map(str, self._transform.size))
+            raise ValueError(
+                f'{checkpoint}: the network takes no pictures of 3 channels and {size}: {error}'
+            ) from error
         if not isinstance(logits, Tensor) or logits.ndim != 2:
             raise ValueError(f'{checkpoint}: the network is no classifier, whose output is (N, classes)')
         self.classes = list(options.get('class_names') or map(str, range(logits.shape[1])))
@@ -153,7 +160,15 @@ def write_answers(answers: Answers, classes: Sequence[str], path: Path) -> None:
 
 def _transform(options: dict[str, Any], input_size: tuple[int, int] | None) -> PictureTransform:
     """What tests of the training did with a picture; elsewhere, what is usual."""
-    for key, section in (options.get('datasets') or {}).items():
-        if not str(key).startswith('train') and section.get('type') == DomainFolderDataset.__name__:
-            return DomainFolderDataset.transform_of({**section, 'phase': 'test'})
+    sections = {key: section for key, section in (options.get('datasets') or {}).items() if isinstance(section, dict)}
+    known = [key for key in sections if sections[key].get('type') == DomainFolderDataset.__name__]
+    for key in sorted(known, key=lambda key: str(key).startswith('train')):
+        augmented = {'transforms': None} if str(key).startswith('train') else {}
+        return DomainFolderDataset.transform_of({**sections[key], **augmented, 'phase': 'test'})
+    if sections:
+        get_root_logger().warning(
+            'The options beside the checkpoint do not tell what was done to pictures: they are resized to %dx%d and '
+            'normalised as ImageNet networks want them',
+            *(input_size or (IMAGE_SIZE, IMAGE_SIZE)),
+        )
     return DomainFolderDataset.transform_of({'phase': 'test', 'image_size': input_size})

@@ -149,12 +149,13 @@ def evaluate(opt: dict, models: dict[str, Any], loaders: list[Any]) -> Results:
         paths = _paths(loader) if len(images) == len(loader.dataset) else [{} for _ in images]
         results.domains[name] = {'images': dict(zip(images, paths, strict=True))}
     results.main = results.networks[-1]
-    results.seen = [loader.dataset.opt['name'] for loader in loaders if _is_seen(loader.dataset.opt)]
+    results.seen = [loader.dataset.opt['name'] for loader in loaders if _is_seen(loader.dataset)]
     return results
 
 
-def _is_seen(section: dict) -> bool:
-    return bool(section.get('seen')) or section['phase'] == 'val'
+def _is_seen(dataset: Any) -> bool:
+    section = dataset.opt
+    return bool(section.get('seen')) or section['phase'] == 'val' or getattr(dataset, 'is_held_out_part', False)
 
 
 def _validated(model: Any, loader: Any, label: str) -> list[tuple[str, dict[str, float]]]:

@@ -36,6 +36,7 @@ from tqdm import tqdm
 
 from basicsr.classifier import TABLES, Classifier, answers_of, write_answers
 from basicsr.data.data_util import IMG_EXTENSIONS, warn_of_other_pictures
+from basicsr.data.names import CLASSIFIED_EXTENSIONS
 from basicsr.data.prefetch_dataloader import read_ahead
 from basicsr.inference import Restorer, read_picture, write_picture
 from basicsr.models.tiling import TILE_MODES, Tiling
@@ -51,13 +52,16 @@ _BEHIND = 2
 """Pictures that may wait to be written."""
 
 
-def find_pictures(source: str, output: Path, keep_name: bool = False) -> list[tuple[Path, Path]]:
+def find_pictures(
+    source: str, output: Path, keep_name: bool = False, extensions: Sequence[str] = IMG_EXTENSIONS
+) -> list[tuple[Path, Path]]:
     """The pictures that `source` refers to, each with its path relative to OUTPUT.
 
     Args:
         source: A picture, a folder, or a wildcard, in which `**` matches any folders.
         output: OUTPUT; its contents are skipped if it is itself inside `source`.
         keep_name: Whether a folder's own name is part of the paths.
+        extensions: Of pictures.
 
     Raises:
         FileNotFoundError, ValueError: Nothing matches, or there are no pictures in it; or a folder is OUTPUT itself.
@@ -69,15 +73,16 @@ def find_pictures(source: str, output: Path, keep_name: bool = False) -> list[tu
         if _real(path) == below:
             raise ValueError(f'INPUT and OUTPUT are the same folder, {source}; name another OUTPUT')
         folder, names = path, list(scandir(path, recursive=True))
-        warn_of_other_pictures(names, repr(source), folder)
+        if extensions == IMG_EXTENSIONS:
+            warn_of_other_pictures(names, repr(source), folder)
         found = [(path / name, Path(path.resolve().name if keep_name else '', name)) for name in names]
     else:
         folder, found = matching(source)
-    found = [(file, place) for file, place in found if file.suffix.lower() in IMG_EXTENSIONS]
+    found = [(file, place) for file, place in found if file.suffix.lower() in extensions]
     if folder.resolve() in below.parents:
         found = [(file, place) for file, place in found if below not in _real(file).parents]
     if not found:
-        raise ValueError(f'no picture is in {source!r}; looked for {", ".join(IMG_EXTENSIONS)}')
+        raise ValueError(f'no picture is in {source!r}; looked for {", ".join(extensions)}')
     return found
 
 
@@ -221,10 +226,15 @@ def classify(args: argparse.Namespace) -> None:
     Raises:
         ValueError: Pictures could not be read; the others are in the table.
     """
-    output = Path(args.output)
-    found = [one for source in args.input for one in find_pictures(source, output, len(args.input) > 1)]
+    output, defaults = Path(args.output), make_parser().parse_args(['input', 'output', '-c', 'file'])
+    for name in ('tile', 'tile_overlap', 'tile_mode', 'self_ensemble', 'suffix', 'ext'):
+        if getattr(args, name) != getattr(defaults, name):
+            raise ValueError(f'--{name.replace("_", "-")} is for networks that make pictures, and {output} is a table')
+    kinds = CLASSIFIED_EXTENSIONS
+    found = [one for source in args.input for one in find_pictures(source, output, len(args.input) > 1, kinds)]
     if output.exists() and not args.overwrite:
         raise ValueError(f'{output} exists; --overwrite replaces it')
+    output.parent.mkdir(parents=True, exist_ok=True)
     for line in import_user_modules(on_command_line(args.imports, ROOT), ROOT)[1]:
         get_root_logger().info('%s', line)
     classifier = Classifier(args.checkpoint, device_of(args.device), args.param_key)

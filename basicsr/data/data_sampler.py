@@ -87,7 +87,7 @@ class BalancedSampler(EnlargedSampler):
     many samples as the dataset times `ratio`.
 
     Args:
-        groups: The domain of each sample, a number; D differ.
+        groups: The domain of each sample, a number or a name; D differ.
         num_replicas: Number of processes.
         rank: This process, 0 to num_replicas - 1.
         batch_size: Samples that this process loads at a time.
@@ -100,7 +100,7 @@ class BalancedSampler(EnlargedSampler):
 
     def __init__(
         self,
-        groups: Sequence[int],
+        groups: Sequence[int] | Sequence[str],
         num_replicas: int | None,
         rank: int | None,
         batch_size: int,
@@ -108,7 +108,9 @@ class BalancedSampler(EnlargedSampler):
         seed: int = 0,
     ) -> None:
         super().__init__(groups, num_replicas, rank, ratio, seed)
-        of_each = torch.as_tensor(groups)
+        names = groups.tolist() if hasattr(groups, 'tolist') else list(groups)
+        numbers = {name: number for number, name in enumerate(sorted(set(names)))}
+        of_each = torch.tensor([numbers[name] for name in names])
         self._members = [(of_each == group).nonzero().flatten() for group in of_each.unique()]
         self.batch_size = batch_size
         batches = math.ceil(self.dataset_size * ratio / (batch_size * self.num_replicas))

@@ -37,7 +37,7 @@ from basicsr.data.transform_lists import (
 from basicsr.options.bounds import Side
 from basicsr.utils.registry import DATASET_REGISTRY
 
-IMAGE_SIZE = 224
+HELD_OUT, IMAGE_SIZE = 0.2, 224
 Share = Annotated[float, Gt(0), Lt(1)]
 Height_Width = Annotated[Sequence[Side], Len(2, 2)]
 Three = Annotated[Sequence[float], Len(3, 3)]
@@ -80,6 +80,8 @@ class DomainFolderDataset(Dataset):
         labels: The class of each, a place in `classes`.
         groups: The domain of each, a place in `domains`.
         item_size: Height and width of each image.
+        mean, std: Of the normalisation, by channel; None where `transforms` have one of their own.
+        is_held_out_part: Whether the samples are held-out pictures of domains that are trained on.
 
     Raises:
         FileNotFoundError: The folder is missing.
@@ -96,7 +98,7 @@ class DomainFolderDataset(Dataset):
         phase: Literal['train', 'val', 'test'] = 'train',
         train_domains: Sequence[str] | str | None = None,
         test_domains: Sequence[str] | str | None = None,
-        held_out: Share = 0.2,
+        held_out: Share = HELD_OUT,
         split_seed: Annotated[int, Ge(0)] = 0,
         image_size: Side | Height_Width = IMAGE_SIZE,
         transforms: Sequence[str | dict[str, Any]] | None = None,
@@ -108,11 +110,13 @@ class DomainFolderDataset(Dataset):
     ) -> None:
         self.dataroot, self.phase, self.balanced = dataroot, phase, balanced
         self._transform = _transform_for(phase, image_size, transforms, mean, std)
-        self.mean, self.std = mean or IMAGENET_MEAN, std or IMAGENET_STD
+        own = transforms is not None and normalises(transforms)
+        self.mean, self.std = (None, None) if own else (mean or IMAGENET_MEAN, std or IMAGENET_STD)
         self.item_size = self._transform.size
         archive = read_domains(dataroot)
         trained, tested = choose_domains(archive, train_domains, test_domains)
         whole = phase == 'test' and bool(tested)
+        self.is_held_out_part = phase != 'train' and not whole
         self.domains, self.classes = (tested if whole else trained), archive.classes
         if not self.domains:
             raise ValueError(
@@ -161,6 +165,38 @@ class DomainFolderDataset(Dataset):
         if normalises(entries) and ('mean' in given or 'std' in given):
             key = 'mean' if 'mean' in given else 'std'
             yield key, 'goes with no Normalize in transforms, which would be a second normalisation; drop one of them'
+
+    @staticmethod
+    def check_together(sections: Mapping[str, Mapping[str, Any]]) -> None:
+        """Compare the sections of a training, so that what trains is neither held out nor called unseen.
+
+        Args:
+            sections: Those of this class, by key; `train` among them.
+
+        Raises:
+            ValueError: Two sections split one folder in different ways; or a domain that is trained on is tested as one
+                that is not.
+        """
+        train = sections['train']
+        root, archive = os.path.realpath(train['dataroot']), read_domains(train['dataroot'])
+        trained = choose_domains(archive, train.get('train_domains'), train.get('test_domains')).train
+        for key, section in sections.items():
+            if key == 'train' or os.path.realpath(section['dataroot']) != root:
+                continue
+            for name, default in (('held_out', HELD_OUT), ('split_seed', 0)):
+                own, theirs = (default if one.get(name) is None else one[name] for one in (section, train))
+                if own != theirs:
+                    raise ValueError(
+                        f'datasets.{key}.{name}: must be that of datasets.train, {theirs}, not {own}: pictures that are '
+                        'trained on would be held out'
+                    )
+            tested = names_in(section.get('test_domains')) if section['phase'] == 'test' else []
+            both = [name for name in tested if name in trained]
+            if both and not section.get('seen'):
+                raise ValueError(
+                    f'datasets.{key}.test_domains: {", ".join(both)} is trained on, and so is not unseen; name it in '
+                    'datasets.train.test_domains as well, or mark the section with seen: true'
+                )
 
     @classmethod
     def transform_of(cls, section: Mapping[str, Any]) -> PictureTransform:

@@ -41,7 +41,8 @@ def training_loader(
     dataset = build_dataset(section) if dataset is None else dataset
     ratio = section.get('dataset_enlarge_ratio') or 1
     processes = opt['world_size'], opt['rank']
-    if getattr(dataset, 'groups', None) and section.get('balanced') is not False:
+    groups = getattr(dataset, 'groups', None)
+    if groups is not None and len(groups) and section.get('balanced') is not False:
         at_a_time = loaded_at_a_time(section, opt['num_gpu'], opt['dist'], accumulate)
         _warn_of_few_samples(dataset, section['batch_size_per_gpu'])
         sampler = BalancedSampler(dataset.groups, *processes, at_a_time, ratio, opt['manual_seed'])
@@ -52,7 +53,7 @@ def training_loader(
 
 
 def _warn_of_few_samples(dataset: Any, batch_size: int) -> None:
-    domains = len(set(dataset.groups))
+    domains = len(set(getattr(dataset.groups, 'tolist', lambda: dataset.groups)()))
     if batch_size < domains:
         logging.getLogger('basicsr').warning(
             'datasets.train.batch_size_per_gpu: %d samples cannot be of all %d training domains; raise it to a '

@@ -9,7 +9,7 @@ from typing import Any
 from basicsr.archs.from_weights import options_beside
 from basicsr.data import build_dataset
 from basicsr.runs.aside import quietly, random_numbers_kept
-from basicsr.utils.registry import ARCH_REGISTRY, parameters_of
+from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, parameters_of
 
 _SHOWN = 5
 _PHASES = ('train', 'val', 'test')
@@ -21,14 +21,16 @@ def classes_of(opt: dict) -> list[str]:
     Raises:
         ValueError: Data sets disagree with each other or with `class_names`, or none of them says its classes.
     """
+    _check_together(opt)
     known: dict[str, tuple[str, list[str]]] = {}
     order = sorted(opt.get('datasets') or {}, key=lambda key: _PHASES.index(opt['datasets'][key]['phase']))
     for key in order:
         source = _source(opt['datasets'][key])
         if source in known:
             continue
+        without_pictures = {**opt['datasets'][key], 'cache': None, 'skip_broken': None}
         with quietly(), random_numbers_kept():
-            found = getattr(build_dataset(opt['datasets'][key]), 'classes', None)
+            found = getattr(build_dataset(without_pictures), 'classes', None)
         if found is not None:
             known[source] = f'datasets.{key}', list(found)
     if opt.get('class_names'):
@@ -42,6 +44,15 @@ def classes_of(opt: dict) -> list[str]:
         if found != classes:
             raise ValueError(f'{place}: its classes are {in_words(found)}, and those of {first} {in_words(classes)}')
     return classes
+
+
+def _check_together(opt: dict) -> None:
+    """Let the class of the training data compare its sections, where it can: `check_together(sections by key)`."""
+    sections = opt.get('datasets') or {}
+    kind = (sections.get('train') or {}).get('type')
+    compare = getattr(DATASET_REGISTRY.get(kind), 'check_together', None) if kind else None
+    if compare is not None:
+        compare({key: section for key, section in sections.items() if section['type'] == kind})
 
 
 def _source(section: dict) -> str:

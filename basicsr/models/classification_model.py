@@ -7,6 +7,7 @@ import io
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,15 @@ class ClassificationModel(Task):
                 raise ValueError(
                     f'{type(self).__name__} needs image, a tensor (N, C, H, W), and label, (N,); a batch has {has}'
                 )
+        outside = (
+            [int(one) for one in data['label'] if not 0 <= one < len(self.classes)] if data['label'].is_cpu else []
+        )
+        if outside:
+            file = dict(zip(data['label'].tolist(), data.get('path') or (), strict=False)).get(outside[0])
+            raise ValueError(
+                f'the data set gives the label {outside[0]}{f" for {file}" if file else ""}, and labels are 0 to '
+                f'{len(self.classes) - 1}, of {len(self.classes)} classes'
+            )
         image = data['image'].to(self.device, non_blocking=True, memory_format=self._memory_format)
         return {'image': image, 'label': data['label'].to(self.device, non_blocking=True)}
 
@@ -116,8 +126,6 @@ class ClassificationModel(Task):
             if broken := not_finite(batch['image']):
                 raise ValueError(f'datasets.{key}: of image, {broken}')
             labels = batch['label'].cpu()
-            if not 0 <= int(labels[0]) < len(self.classes):
-                raise ValueError(f'datasets.{key}: has the label {int(labels[0])}, of {len(self.classes)} classes')
             logits = self.infer(net, batch['image']).cpu()
         if broken := not_finite(logits):
             raise ValueError(f'network_g: of its output, {broken}')
@@ -186,6 +194,8 @@ class ClassificationModel(Task):
             if value is not None:
                 value = torch.as_tensor(value, dtype=torch.float32).view(-1, 1, 1)
                 pictures = pictures * value if place == 'std' else pictures + value
+        if pictures.shape[1] not in (1, 3):
+            return
         shown = [picture.expand(3, -1, -1).clamp(0, 1).permute(1, 2, 0).numpy() for picture in pictures]
         captions = []
         for row, label in zip(logits.softmax(1), labels.tolist(), strict=True):
@@ -248,7 +258,8 @@ class ClassificationModel(Task):
         for sample, (file, row, own) in zip(names, answers, strict=True):
             probabilities, named = row.softmax(0).tolist(), self.classes[int(row.argmax())]
             writer.writerow([sample, file, self.classes[own], named, *(f'{value:.6f}' for value in probabilities)])
-        with not_essential(f'{folder} (predictions)'):
+        of_training = self.opt['is_train'] or self.opt.get('of_training')
+        with not_essential(f'{folder} (predictions)') if of_training else nullcontext():
             os.makedirs(folder, exist_ok=True)
             write_text(folder / f'predictions_{label}.csv', text.getvalue())
             save_figure(confusion_figure(counts, self.classes, f'{name}, {label}'), folder / f'confusion_{label}.png',

@@ -57,6 +57,8 @@ def domain_splits(
             raise ValueError(f'--domains: {data} has no domain {name!r}{near} There are {", ".join(domains)}')
         if list(chosen).count(name) > 1:
             raise ValueError(f'--domains: {name} is there twice')
+    if SEEN in domains:
+        raise ValueError(f'--data: a domain is called {SEEN!r}, as the column of the held-out parts; rename its folder')
     splits = {}
     for name in chosen or domains:
         others = [domain for domain in domains if domain != name]
@@ -71,6 +73,6 @@ def domain_splits(
                 | {'name': domain}
                 for domain in tested
             },
-            'test_seen': {**seen, 'name': SEEN, 'seen': True},
+            f'test_seen{"_parts" * ("seen" in tested)}': {**seen, 'name': SEEN, 'seen': True},
         }
     return splits

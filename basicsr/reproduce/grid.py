@@ -222,8 +222,10 @@ def _with_data(written: Any, datasets: dict, domains: bool = False) -> Any:
     kept: dict[str, Any] = {'type': 'DomainFolderDataset' if domains else 'PairedImageDataset'}
     written = {phase: own for phase, own in (written or {}).items() if own and phase in ('train', 'val')}
     of_tests = written.get('val', kept) if domains else kept
+    train = written.get('train')
+    split = {key: train[key] for key in ('held_out', 'split_seed') if key in train} if isinstance(train, dict) else {}
     return {
-        phase: _with(written.get(phase, of_tests), **section)
+        phase: _with(written.get(phase, of_tests), **section, **(split if domains else {}))
         for phase, section in datasets.items()
         if phase != 'pretrain'
     }

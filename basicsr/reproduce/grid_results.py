@@ -101,7 +101,8 @@ class GridResults:
 
     def seen(self, label: str, metric: str) -> Spread:
         """The same on the domains that were seen in training."""
-        parts = {seed: own.seen for seed, own in self.variants[label].items() if own.seen}
+        whole = self.seeds(label, self.domains)
+        parts = {seed: self.variants[label][seed].seen for seed in whole if self.variants[label][seed].seen}
         return Spread.of([self._mean(label, seed, domains, metric) for seed, domains in parts.items()])
 
     def _mean(self, label: str, seed: int, domains: Sequence[str], metric: str) -> float:
