@@ -14,7 +14,7 @@ __all__ = ['with_own_head']
 
 def with_own_head(
     weights: dict[str, Tensor], own: dict[str, Tensor], layers: Collection[str], path: str | os.PathLike
-) -> dict[str, Tensor]:
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """`weights` with a new head if theirs is missing, superfluous, or has other classes; which is logged.
 
     It begins as `nn.Linear` does, uniform within fan_in ** -0.5, as DomainBed's heads. What some networks choose for a
@@ -25,6 +25,9 @@ def with_own_head(
         own: That of the network.
         layers: Names of the layers of its head.
         path: For the log.
+
+    Returns:
+        The weights, and the names of those that are new.
     """
     head = {name for name in {*weights, *own} if name.rpartition('.')[0] in layers}
     lacking = own.keys() - weights.keys()
@@ -33,15 +36,16 @@ def with_own_head(
         replaced |= lacking
     if replaced:
         logging.getLogger('basicsr').info(
-            '%s: the head is not loaded, but begins anew, as its classes are others: %s',
+            '%s: the head is initialised anew, since the file has another number of classes: %s',
             path,
             ', '.join(sorted(replaced)),
         )
     kept = {name: value for name, value in weights.items() if name not in replaced}
-    return {**kept, **{name: _begun(name, own) for name in sorted(replaced & own.keys())}}
+    new = tuple(sorted(replaced & own.keys()))
+    return {**kept, **{name: _initialised(name, own) for name in new}}, new
 
 
-def _begun(name: str, own: dict[str, Tensor]) -> Tensor:
+def _initialised(name: str, own: dict[str, Tensor]) -> Tensor:
     weight = own.get(f'{name.rpartition(".")[0]}.weight')
     if weight is None or weight.ndim < 2 or weight.is_meta:
         return own[name]

@@ -93,16 +93,18 @@ def _from_file(name: str, arguments: dict[str, Any], path: Path, match: str) -> 
     if match == 'order':
         weights = _by_place(weights, net, path)
     # timm itself loads them: it can translate the authors' names and adapt the number of channels.
-    own = with_own_head(weights, net.state_dict(), _classifiers(net), path)
+    own, new = with_own_head(weights, net.state_dict(), _classifiers(net), path)
     given = {'state_dict': own, 'num_classes': net.num_classes, 'label_offset': 0}
     try:
-        return _package().create_model(name, pretrained=True, pretrained_cfg_overlay=given, **arguments)
+        net = _package().create_model(name, pretrained=True, pretrained_cfg_overlay=given, **arguments)
     except Exception as error:  # from torch, or from translating names
         misfits = differences_to(net, weights) or [str(error)]
         more = f'\n  and {len(misfits) - _SHOWN} more' if len(misfits) > _SHOWN else ''
         if match == 'name' and _same_order(weights, net, path):
             more += '\nShapes agree one by one, so the names alone may differ: pretrained_match: order'
         raise ValueError(f'{path} does not fit {name}:\n  ' + '\n  '.join(misfits[:_SHOWN]) + more) from error
+    net.new_layers = new
+    return net
 
 
 def _fetched(name: str, arguments: dict[str, Any]) -> nn.Module:
@@ -124,7 +126,8 @@ def _fetched(name: str, arguments: dict[str, Any]) -> nn.Module:
     if net.num_classes != net.pretrained_cfg.get('num_classes'):
         own, layers = net.state_dict(), _classifiers(net)
         fetched = {key: value for key, value in own.items() if key.rpartition('.')[0] not in layers}
-        net.load_state_dict(with_own_head(fetched, own, layers, name))
+        weights, net.new_layers = with_own_head(fetched, own, layers, name)
+        net.load_state_dict(weights)
     return net
 
 

@@ -63,7 +63,8 @@ def _load(net: nn.Module, name: str, path: Path) -> None:
     weights = find_weights(load_checkpoint(path), path)
     unused = _AUXILIARY.get(name, ())
     weights = {key: value for key, value in weights.items() if not (unused and key.startswith(unused))}
-    load_weights(net, with_own_head(weights, net.state_dict(), (_head(net),), path), path)
+    weights, net.new_layers = with_own_head(weights, net.state_dict(), (_head(net),), path)
+    load_weights(net, weights, path)
 
 
 @ARCH_REGISTRY.register(name='torchvision')

@@ -31,7 +31,7 @@ def load_pretrained(net: nn.Module, path: str | os.PathLike) -> None:
         ValueError: It holds no weights, or those of another network.
     """
     own = net.state_dict()
-    weights = with_own_head(find_weights(load_checkpoint(path), path), own, net.head_prefixes, path)
+    weights, net.new_layers = with_own_head(find_weights(load_checkpoint(path), path), own, net.head_prefixes, path)
     theirs, shape = weights.get('pos_embed'), own['pos_embed'].shape if 'pos_embed' in own else None
     if isinstance(theirs, Tensor) and shape and theirs.ndim == 3 and theirs.shape[1] != shape[1]:
         try:

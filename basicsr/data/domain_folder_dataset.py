@@ -187,8 +187,8 @@ class DomainFolderDataset(Dataset):
                 own, theirs = (default if one.get(name) is None else one[name] for one in (section, train))
                 if own != theirs:
                     raise ValueError(
-                        f'datasets.{key}.{name}: must be that of datasets.train, {theirs}, not {own}: pictures that are '
-                        'trained on would be held out'
+                        f'datasets.{key}.{name}: must be that of datasets.train, {theirs}, not {own}: pictures that '
+                        'are trained on would be held out'
                     )
             tested = names_in(section.get('test_domains')) if section['phase'] == 'test' else []
             both = [name for name in tested if name in trained]

@@ -59,7 +59,7 @@ class MetricResults:
         measured = [name for name in names if all(name in scores for _, scores in samples)]
         if len(measured) < len(names):
             missing = ', '.join(name for name in names if name not in measured)
-            get_root_logger().warning('Validation %s: no mean of %s: pictures are without gt', dataset_name, missing)
+            get_root_logger().warning('Validation %s: no mean of %s: samples are without gt', dataset_name, missing)
         means = {name: sum(scores[name] for _, scores in samples) / len(samples) for name in measured}
         if means or self.set_results:
             self.metric_results = {**means, **self.set_results}

@@ -19,6 +19,7 @@ from basicsr.models.contract import is_replaced, refuse_what_was_not_made
 from basicsr.models.last_finite import LastFinite
 from basicsr.models.stepping import Stepper, parts_of
 from basicsr.options.strategies import train_options
+from basicsr.runs.checkpoint import find_weights, load_checkpoint
 from basicsr.strategies import Setting, Strategy, build_strategy, load_strategy, save_strategy
 from basicsr.strategies.ema_strategy import EMA
 from basicsr.strategies.old_states import strategy_of_old_state
@@ -134,11 +135,17 @@ class Task(BaseModel):
             writer=lambda: self.tb_logger,
         )
 
-    def _new_layers(self) -> tuple[str, ...]:
-        """The head of a network that brings its own weights, of which it is taken to be new."""
-        brings = self.opt['network_g'].get('pretrained') and not self.opt['path'].get('pretrain_network_g')
-        prefixes = getattr(self.get_bare_model(self.net_g), 'head_prefixes', None) or () if brings else ()
-        return (prefixes,) if isinstance(prefixes, str) else tuple(prefixes)
+    def _new_layers(self) -> frozenset[str]:
+        """The parameters that the weights which the network began with lack: mostly a head for other classes."""
+        net, paths = self.get_bare_model(self.net_g), self.opt['path']
+        if not paths.get('pretrain_network_g'):
+            return frozenset(getattr(net, 'new_layers', ()))
+        if paths.get('strict_load_g', True):
+            return frozenset()
+        file = paths['pretrain_network_g']
+        there = find_weights(load_checkpoint(file), file, paths.get('param_key_g', 'params'))
+        shapes = {name: value.shape for name, value in there.items()}
+        return frozenset(name for name, value in net.named_parameters() if shapes.get(name) != value.shape)
 
     def _wrapped(self, net: nn.Module) -> Callable:
         """What runs in place of `net` in a step. DistributedDataParallel counts on what trains, and is made anew."""

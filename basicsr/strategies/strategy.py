@@ -43,7 +43,7 @@ class Setting:
         name: Of the run, for titles.
         folder: Where files go that a strategy leaves; None: nowhere.
         pretrained: Whether the options say with which weights the network began, a file's or its own.
-        new_layers: How the names of layers begin that no pre-trained weights had: a head for other classes.
+        new_layers: Names of the parameters that the pre-trained weights lack: a head for other classes.
         load: `load(net, key)` reads these weights into a network, those under `key` where the file has several.
         writer: The TensorBoard writer, or None.
     """
@@ -61,7 +61,7 @@ class Setting:
     name: str = ''
     folder: str | None = None
     pretrained: bool = False
-    new_layers: tuple[str, ...] = ()
+    new_layers: frozenset[str] = frozenset()
     load: Callable[[nn.Module, str], None] = _nothing
     writer: Callable[[], Any] = _nothing
 

@@ -43,7 +43,7 @@ class WiseFT(Average):
         if not setting.pretrained:
             raise ValueError(f'path.pretrain_network_g: missing; {self._NEEDED}')
         self.alpha = setting.options['wise_ft']
-        self._new = [name.startswith(setting.new_layers) for name, _ in inner.network.named_parameters()]
+        self._new = [name in setting.new_layers for name, _ in inner.network.named_parameters()]
         self._keep_pretrained()
 
     def _keep_pretrained(self) -> None:

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from basicsr.archs import build_network
@@ -85,6 +86,38 @@ def test_a_table_that_is_there_stays(folder, checkpoint, monkeypatch, tmp_path, 
         run(monkeypatch, folder / 'archive' / 'night', tmp_path / 'classes.csv', '-c', checkpoint)
     assert '--overwrite' in capsys.readouterr().err
     assert (tmp_path / 'classes.csv').read_text() == 'mine'
+
+
+def test_options_of_pictures_are_refused(folder, checkpoint, monkeypatch, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run(monkeypatch, folder / 'archive' / 'night', tmp_path / 'c.csv', '-c', checkpoint, '--self-ensemble')
+    assert '--self-ensemble is for networks that make pictures' in capsys.readouterr().err
+
+
+def test_a_folder_for_the_table_is_made(folder, checkpoint, monkeypatch, tmp_path):
+    picture = Image.open(folder / 'archive' / 'night' / 'disc' / '00.png')
+    (tmp_path / 'pictures').mkdir()
+    picture.save(tmp_path / 'pictures' / 'a.gif')
+    run(monkeypatch, tmp_path / 'pictures', tmp_path / 'new' / 'c.json', '-c', checkpoint)
+    assert list(json.loads((tmp_path / 'new' / 'c.json').read_text())) == [str(tmp_path / 'pictures' / 'a.gif')]
+
+
+def test_preprocessing_is_that_of_the_training_where_nothing_is_tested(folder, checkpoint, tmp_path, logged):
+    models = tmp_path / 'run' / 'models'
+    models.mkdir(parents=True)
+    shutil.copy(checkpoint, models)
+    options = yaml.safe_load((checkpoint.parents[1] / 'options.yml').read_text())
+    train = {**options['datasets']['train'], 'image_size': 20, 'mean': [0.5] * 3, 'std': [0.5] * 3}
+    options['datasets'] = {'train': {**train, 'transforms': ['RandomHorizontalFlip']}, 'val': None}
+    (tmp_path / 'run' / 'options.yml').write_text(yaml.safe_dump(options))
+    white = tmp_path / 'white.png'
+    Image.new('RGB', (40, 30), 'white').save(white)
+    image = Classifier(models / checkpoint.name).read(white)
+    assert image.shape == (3, 20, 20) and (image == 1).all()
+    options['datasets']['train']['type'] = 'SomebodysOwn'
+    (tmp_path / 'run' / 'options.yml').write_text(yaml.safe_dump(options))
+    assert Classifier(models / checkpoint.name).read(white).shape == (3, 224, 224)
+    assert any('do not tell what was done to pictures' in text for text in logged.warnings())
 
 
 def test_pictures_of_a_classifier_are_refused(folder, checkpoint, monkeypatch, tmp_path, capsys):

@@ -342,3 +342,58 @@ def test_tensorboard_has_curves_labels_and_confusion(folder):
     assert {'metrics/seen/accuracy', 'metrics/seen/ece', 'losses/l_cls'} <= set(tags['scalars'])
     assert {'seen/labels', 'seen/confusion'} <= set(tags['images'])
     assert len(events.Images('seen/confusion')) == 2
+
+
+def test_sections_that_split_one_folder_in_different_ways_are_refused(folder):
+    for key, value in (('split_seed', 1), ('held_out', 0.3)):
+        with pytest.raises(ValueError, match=rf'datasets.val.{key}: must be that of datasets.train, {value}, not 0'):
+            small_classes.check(folder, **{f'datasets__train__{key}': value})
+
+
+def test_a_domain_that_is_trained_on_is_not_called_unseen(folder, capsys):
+    other = {'datasets__train__test_domains': ['day'], 'datasets__val__test_domains': ['day']}
+    with pytest.raises(ValueError, match=r'datasets.test_0.test_domains: night is trained on, and so is not unseen'):
+        small_classes.check(folder, **other)
+    small_classes.check(folder, **other, datasets__test_0__seen=True)
+    assert 'no mistakes found' in capsys.readouterr().out
+
+
+def test_held_out_parts_are_seen_without_being_called_so(folder):
+    sets = small_classes.options(folder)['datasets']
+    sets['test_1'] = {**sets['test_0'], 'name': 'parts', 'test_domains': None, 'train_domains': ['day', 'dusk']}
+    small_classes.train(folder, datasets=sets, train__total_iter=1)
+    results = json.loads((folder / 'experiments/classes/results.json').read_text())
+    assert results['seen'] == ['parts']
+
+
+@pytest.mark.parametrize('label', [-1, 3])
+def test_labels_that_no_class_has_are_named(folder, label):
+    model = model_of(folder, True)
+    batch = {'image': torch.zeros(2, 3, 16, 16), 'label': torch.tensor([0, label]), 'path': ['a.png', 'b.png']}
+    with pytest.raises(ValueError, match=f'the label {label} for b.png, and labels are 0 to 2, of 3 classes'):
+        model.batch_on_device(batch)
+
+
+def test_classes_are_looked_up_without_decoding_pictures(folder, monkeypatch):
+    monkeypatch.setattr('basicsr.data.domain_folder_dataset.PictureCache', None)
+    monkeypatch.setattr('basicsr.data.domain_folder_dataset.without_broken', None)
+    model = model_of(folder, datasets__train__cache=True, datasets__train__skip_broken=True)
+    assert model.classes == list(small_classes.CLASSES)
+
+
+def test_wise_ft_does_not_interpolate_a_new_head(folder):
+    net = build_network({'type': 'SmallCNN', 'width': 4, 'stages': 2, 'num_classes': 7})
+    save_checkpoint({'params': net.state_dict()}, folder / 'seven.pth')
+    model = model_of(
+        folder, True, train__wise_ft=0.5, path__pretrain_network_g=str(folder / 'seven.pth'), path__strict_load_g=False
+    )
+    with torch.no_grad():
+        for value in model.net_g.parameters():
+            value.add_(1)
+    model.strategy.statistics.batches = lambda: [
+        {'image': torch.randn(4, 3, 16, 16), 'label': torch.tensor([0, 1, 2, 0])}
+    ]
+    published = model.strategy.weights(list(model.net_g.parameters()))
+    for (name, own), value in zip(model.net_g.named_parameters(), published, strict=True):
+        expected = own if name.startswith('head.') else own - 0.5
+        torch.testing.assert_close(value, expected.detach())
