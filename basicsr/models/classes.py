@@ -13,6 +13,8 @@ from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, parameters_o
 
 _SHOWN = 5
 _PHASES = ('train', 'val', 'test')
+_DECODING = ('cache', 'skip_broken')
+"""Options of data sets that decode all pictures at the beginning, of which the names of classes need none."""
 
 
 def classes_of(opt: dict) -> list[str]:
@@ -28,9 +30,9 @@ def classes_of(opt: dict) -> list[str]:
         source = _source(opt['datasets'][key])
         if source in known:
             continue
-        without_pictures = {**opt['datasets'][key], 'cache': None, 'skip_broken': None}
+        section = {name: value for name, value in opt['datasets'][key].items() if name not in _DECODING}
         with quietly(), random_numbers_kept():
-            found = getattr(build_dataset(without_pictures), 'classes', None)
+            found = getattr(build_dataset(section), 'classes', None)
         if found is not None:
             known[source] = f'datasets.{key}', list(found)
     if opt.get('class_names'):
