@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -176,3 +177,12 @@ def test_batches_of_val_and_test(phase):
     assert build_dataloader(data, {'phase': phase, 'batch_size_per_gpu': 4}).batch_size == 4
     loader = build_dataloader(data, {'phase': phase})
     assert [len(batch['domain']) for batch in loader] == [8, 8, 8, 3]
+
+
+@pytest.mark.parametrize('kind', [list, np.array, torch.tensor, 'names'])
+def test_domains_may_be_numbers_of_any_kind_or_names(kind):
+    numbers = [0, 0, 1, 1, 1, 2]
+    groups = [f'domain {number}' for number in numbers] if kind == 'names' else kind(numbers)
+    expected, found = (BalancedSampler(one, 1, 0, 3, 4, 1) for one in (numbers, groups))
+    assert list(found) == list(expected)
+    assert sorted(numbers[index] for index in list(found)[:3]) == [0, 1, 2]

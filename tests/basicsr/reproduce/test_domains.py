@@ -6,9 +6,10 @@ import shutil
 
 import numpy as np
 import pytest
+import yaml
 
 from basicsr.reproduce.domains import domain_splits
-from basicsr.reproduce.grid import check_comparable, grid_section
+from basicsr.reproduce.grid import check_comparable, grid_section, read_grid
 from basicsr.reproduce.grid_results import collect, paired_estimate
 from basicsr.reproduce.report import write_report
 from scripts.analysis import reproduce
@@ -60,6 +61,31 @@ def test_changes_of_the_validation_set_are_for_the_test_sets_too(tmp_path):
         ValueError, match=r'--set datasets.train.train_domains=\[art\]: .* would be ignored: the data of'
     ):
         load(tmp_path, 'datasets.train.train_domains=[art]')
+
+
+def test_a_domain_called_seen_is_tested_like_any_other(tmp_path):
+    write_pictures(tmp_path / 'data', ('seen', 'photo', 'sketch'))
+    splits = domain_splits(tmp_path / 'data', False, None)
+    tested = {own['name']: own['test_domains'] for phase, own in splits['seen'].items() if phase.startswith('test_')}
+    assert tested == {'seen': ['seen'], 'training domains': None}
+    (tmp_path / 'data' / 'photo').rename(tmp_path / 'data' / 'training domains')
+    with pytest.raises(ValueError, match="a domain is called 'training domains'"):
+        domain_splits(tmp_path / 'data', False, None)
+
+
+def test_the_split_of_the_training_set_is_that_of_all_sets(tmp_path):
+    base = yaml.safe_load((write_files(tmp_path).parent / 'base.yml').read_text())
+    base['datasets']['train'].update(held_out=0.4, split_seed=3)
+    (tmp_path / 'base.yml').write_text(yaml.safe_dump(base))
+    grid = read_grid(
+        tmp_path / 'grid.yml',
+        grid_section(tmp_path / 'grid.yml')[0],
+        tmp_path / 'out',
+        splits=domain_splits(tmp_path / 'data', False, None),
+    )
+    for cell in grid.cells:
+        for section in {**cell.train['datasets'], **cell.test['datasets']}.values():
+            assert (section['held_out'], section['split_seed']) == (0.4, 3)
 
 
 def test_one_source_and_many_targets(tmp_path):
@@ -125,6 +151,7 @@ def test_an_unfinished_grid_averages_nothing_that_lacks_a_domain(tmp_path):
     rows = table(grid, cells)
     assert rows['average', 'LDT']['seeds'] == '0' and rows['average', 'LDT']['difference'] == ''
     assert rows['art', 'LDT']['seeds'] == '1' and rows['sketch', 'LDT']['seeds'] == '0'
+    assert rows['seen', 'LDT']['seeds'] == '0' and rows['seen', 'fine-tuning']['seeds'] == '2', 'of other domains'
     assert float(rows['photo', 'LDT']['difference']) == pytest.approx(GAINS['photo'])
     text = (tmp_path / 'out' / 'table.md').read_text()
     assert '4 of 12 cells are missing' in text and 'LDT_sketch_seed0' in text
