@@ -35,7 +35,8 @@ COUNT = 6
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     monkeypatch.setattr(ldt_report, 'plot_layer_scores', lambda *_: None)
-    monkeypatch.setattr(BatchStatistics.__init__, '__defaults__', (COUNT,))
+    few = classmethod(lambda cls, setting: cls(setting.loss, setting.batches, COUNT))
+    monkeypatch.setattr(BatchStatistics, 'of', few)
 
 
 @pytest.fixture

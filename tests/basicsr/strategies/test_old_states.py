@@ -20,8 +20,12 @@ from tests.basicsr.strategies.test_strategies import (
 
 __all__ = ['pictures', 'pretrained', 'written']
 
-THEN = [labels for labels in compositions() if 'wise_ft' not in labels or labels == ('wise_ft',)]
-"""What could be trained then: WiSE-FT on top of plain training alone."""
+THEN = [
+    labels
+    for labels in compositions()
+    if ('wise_ft' not in labels or labels == ('wise_ft',)) and not any('warmed up' in label for label in labels)
+]
+"""What could be trained then: WiSE-FT on top of plain training alone, and no warm-up."""
 
 
 def as_it_was(state):
