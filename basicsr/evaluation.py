@@ -222,6 +222,8 @@ def compare(opt: dict, networks: dict[str, dict], folder: str) -> tuple[str, dic
     with not_essential(sheet):
         if _crops(results, loaders, pictures, sheet):
             files['crops'] = sheet
+    for domain in results.unseen:  # of classifiers
+        files[f'confusion, {domain}'] = os.path.join(pictures, domain, f'confusion_{results.main}.png')
     return summary(results), files
 
 
