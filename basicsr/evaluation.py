@@ -122,7 +122,7 @@ def evaluate(opt: dict, models: dict[str, Any], loaders: list[Any]) -> Results:
         loaders: From `build_loaders`.
 
     Raises:
-        ValueError: A picture cannot be measured: a network makes NaN of it, say; the message has the label.
+        ValueError: A sample cannot be measured: a network makes NaN of it, say; the message has the label.
     """
     metrics = (opt.get('val') or {}).get('metrics') or {}
     better = {name: better_is(section) for name, section in metrics.items()}
@@ -159,12 +159,12 @@ def _is_seen(dataset: Any) -> bool:
 
 
 def _validated(model: Any, loader: Any, label: str) -> list[tuple[str, dict[str, float]]]:
-    """(name, scores) of each picture; of pictures with the same name, the second is called `name (2)`.
+    """(name, scores) of each sample; of samples with the same name, the second is called `name (2)`.
 
     A model that validates by itself, as those of BasicSR do, has one entry for all: the means.
 
     Raises:
-        ValueError: A picture cannot be measured, or a mean is NaN or infinite.
+        ValueError: A sample cannot be measured, or a mean is NaN or infinite.
     """
     model.image_results, model.set_results = [], {}
     vars(model).pop('metric_results', None)  # of the set before
@@ -185,7 +185,7 @@ def _validated(model: Any, loader: Any, label: str) -> list[tuple[str, dict[str,
 
 
 def _means(scores: Scores, count: int) -> Scores:
-    """One entry for all pictures, where there is not one alone already."""
+    """One entry for all samples, where there is not one alone already."""
     if list(scores) == [_MEAN.format(count)]:
         return scores
     measured = next(iter(scores.values()), {})

@@ -51,7 +51,7 @@ class Cell:
     def curve_test(self) -> dict:
         """Options of the test for the curve, but for the checkpoints: the test sets, and one at least that is seen.
 
-        Where no test set is seen, the validation sets are: the pictures of the training's own camera that select.
+        Where no test set is seen, the validation sets are: the samples of the training's own domains that select.
         """
         datasets = copy.deepcopy(self.test['datasets'])
         if not any(section.get('seen') for section in datasets.values()):

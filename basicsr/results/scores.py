@@ -1,4 +1,4 @@
-"""The measurements of a test: networks on domains, picture by picture, and the file that stores them."""
+"""The measurements of a test: networks on domains, sample by sample, and the file that stores them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from basicsr.utils.misc import write_text
 FILE = 'results.json'
 
 Scores = dict[str, dict[str, float]]
-"""By picture, then by metric."""
+"""By sample, then by metric."""
 
 
 @dataclass
@@ -29,9 +29,9 @@ class Results:
     Attributes:
         name: Name of the test.
         metrics: By name, which values are better: 'higher' or 'lower'.
-        scores: By network, domain, picture and metric. All networks have the same domains and pictures.
-        seen: Domains of the training camera, which are left out of the average.
-        domains: By domain, `images`: by picture, the paths `lq` and `gt`, if known.
+        scores: By network, domain, sample and metric. All networks have the same domains and samples.
+        seen: Domains that are trained on, which are left out of the average.
+        domains: By domain, `images`: by sample, the paths `lq` and `gt`, or `path`, if known.
         main: The network under test; it is compared with each of the others.
         most: By name, the most that a value counts, of metrics that have such a bound: of a perfect picture.
         of_sets: By network, domain and metric, values of metrics that belong to a set as a whole, which samples have
