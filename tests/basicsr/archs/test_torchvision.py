@@ -61,11 +61,11 @@ def test_weights_of_a_file(published, form, tmp_path, logged):
     path = tmp_path / 'mobilenet_v3_small-047dcff4.pth'
     torch.save(published.state_dict() if form == 'bare' else {'params': published.state_dict()}, path)
     assert same(build_network({**SMALL, 'num_classes': 1000, 'pretrained': str(path)}), published)
-    assert not any('the head is not loaded' in record.getMessage() for record in logged.records)
+    assert not any('the head is initialised anew' in record.getMessage() for record in logged.records)
     seven = build_network({**SMALL, 'pretrained': str(path)})
     assert same(published, seven, HEAD) and seven(torch.rand(2, 3, 32, 32)).shape == (2, 7)
     said = [record.getMessage() for record in logged.records]
-    assert any(line.endswith('its classes are others: classifier.3.bias, classifier.3.weight') for line in said)
+    assert any(line.endswith('the file has another number of classes: classifier.3.bias, classifier.3.weight') for line in said)
 
 
 def test_further_heads_of_a_file_are_left_out(tmp_path):

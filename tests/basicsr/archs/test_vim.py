@@ -261,7 +261,7 @@ def test_a_file_with_other_classes(tmp_path, logged):
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in first.state_dict().items())
     changed = [name for name, value in first.state_dict().items() if value.shape != other.state_dict()[name].shape]
     assert changed == ['head.weight', 'head.bias'] and other(torch.rand(1, 3, 32, 32)).shape == (1, 7)
-    said = [record.getMessage() for record in logged.records if 'the head is not loaded' in record.getMessage()]
+    said = [record.getMessage() for record in logged.records if 'the head is initialised anew' in record.getMessage()]
     assert len(said) == 1 and said[0].endswith('head.bias, head.weight')
     assert options_to_rebuild({**PLAIN, 'pretrained': 'x.pth'}, 'net_g.pth') == {**PLAIN, 'pretrained': False}
 
