@@ -65,7 +65,9 @@ def test_weights_of_a_file(published, form, tmp_path, logged):
     seven = build_network({**SMALL, 'pretrained': str(path)})
     assert same(published, seven, HEAD) and seven(torch.rand(2, 3, 32, 32)).shape == (2, 7)
     said = [record.getMessage() for record in logged.records]
-    assert any(line.endswith('the file has another number of classes: classifier.3.bias, classifier.3.weight') for line in said)
+    assert any(
+        line.endswith('the file has another number of classes: classifier.3.bias, classifier.3.weight') for line in said
+    )
 
 
 def test_further_heads_of_a_file_are_left_out(tmp_path):
