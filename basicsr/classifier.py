@@ -26,10 +26,10 @@ from basicsr.utils.logger import get_root_logger
 from basicsr.utils.misc import not_finite, write_text
 
 TABLES = ('.csv', '.json')
-"""Extensions of the tables that `write_answers` writes."""
+"""Extensions of the tables that `write_predictions` writes."""
 _BATCH = 32
 
-Answers = dict[str, list[float]]
+Predictions = dict[str, list[float]]
 """By path, the probabilities of the classes."""
 
 
@@ -103,9 +103,9 @@ class Classifier:
         return logits.softmax(1)
 
 
-def answers_of(classifier: Classifier, files: Sequence[Path]) -> tuple[Answers, list[str]]:
+def predict(classifier: Classifier, files: Sequence[Path]) -> tuple[Predictions, list[str]]:
     """(the probabilities for each picture, a line for each that cannot be read or has none)."""
-    answers: Answers = {}
+    predictions: Predictions = {}
     failures: list[str] = []
 
     def read(file: Path) -> Tensor | None:
@@ -125,7 +125,7 @@ def answers_of(classifier: Classifier, files: Sequence[Path]) -> tuple[Answers, 
             for one in batch:
                 classify([one])
             return
-        answers.update({str(file): row for (file, _), row in zip(batch, probabilities.tolist(), strict=True)})
+        predictions.update({str(file): row for (file, _), row in zip(batch, probabilities.tolist(), strict=True)})
 
     batch: list[tuple[Path, Tensor]] = []
     for file, image in zip(
@@ -137,12 +137,12 @@ def answers_of(classifier: Classifier, files: Sequence[Path]) -> tuple[Answers, 
             batch = []
     if batch:
         classify(batch)
-    return answers, failures
+    return predictions, failures
 
 
-def write_answers(answers: Answers, classes: Sequence[str], path: Path) -> None:
+def write_predictions(predictions: Predictions, classes: Sequence[str], path: Path) -> None:
     """Write a table with a row a picture, or JSON: the class, its probability, and those of all classes."""
-    found = {file: (classes[max(range(len(row)), key=row.__getitem__)], row) for file, row in answers.items()}
+    found = {file: (classes[max(range(len(row)), key=row.__getitem__)], row) for file, row in predictions.items()}
     if path.suffix.lower() == '.json':
         content = {
             file: {'class': name, 'probability': max(row), 'probabilities': dict(zip(classes, row, strict=True))}

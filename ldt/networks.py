@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,26 @@ def is_compiled(branch: object) -> bool:
         getattr(module, '_compiled_call_impl', None) is not None or getattr(module, '_orig_mod', None) is not None
         for module in modules
     )
+
+
+def check_loss(loss: Any, trained: str) -> None:
+    """Refuse what a loss function returned if it cannot be back-propagated.
+
+    Args:
+        loss: The value of `loss_fn(model, batch)`.
+        trained: What it must depend on, for the message: "layer of the head".
+
+    Raises:
+        ValueError: It is no scalar tensor, or depends on nothing that trains.
+    """
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        found = f'a tensor of shape {tuple(loss.shape)}' if isinstance(loss, Tensor) else type(loss).__name__
+        raise ValueError(f'loss_fn(model, batch) must return a scalar tensor, not {found}')
+    if not loss.requires_grad:
+        raise ValueError(
+            f'loss_fn(model, batch) returned a loss that depends on no {trained}: it must run the model that it is '
+            'given, and neither under no_grad nor detached'
+        )
 
 
 def check_network(model: nn.Module, averaging: str) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .criteria import BetweenSampleVariance, Criterion, Moments, Variance, criterion_class
 from .layers import LayerTensors, as_real, layers_of
-from .networks import check_network, format_names, unwrapped
+from .networks import check_loss, check_network, format_names, unwrapped
 from .restore import preserve_gradients, preserve_modes_and_buffers
 
 
@@ -255,14 +255,7 @@ def _take_in(
         for batch in batches:
             model.zero_grad(set_to_none=True)
             loss = loss_fn(model, batch)
-            if not isinstance(loss, Tensor) or loss.numel() != 1:
-                found = f'a tensor of shape {tuple(loss.shape)}' if isinstance(loss, Tensor) else type(loss).__name__
-                raise ValueError(f'loss_fn(model, batch) must return a scalar tensor, not {found}')
-            if not loss.requires_grad:
-                raise ValueError(
-                    'loss_fn(model, batch) returned a loss that depends on no trainable parameter of the network: it '
-                    'must run the model that it is given, and neither under no_grad nor detached'
-                )
+            check_loss(loss, 'trainable parameter of the network')
             loss.backward()
             statistics.update()
             if on_batch is not None:

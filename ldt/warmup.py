@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .base import whole_number
 from .layers import with_prefixes
-from .networks import check_network, format_names, unwrapped
+from .networks import check_loss, check_network, format_names, unwrapped
 from .restore import preserve_gradients, preserve_modes_and_buffers
 
 Step = Callable[[Callable, Any, torch.optim.Optimizer], float]
@@ -187,14 +187,7 @@ def _default_step(loss_fn: Callable[[nn.Module, Any], Tensor], parameters: list[
         for parameter in parameters:
             parameter.grad = None
         loss = loss_fn(net, batch)
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            found = f'a tensor of shape {tuple(loss.shape)}' if isinstance(loss, Tensor) else type(loss).__name__
-            raise ValueError(f'loss_fn(model, batch) must return a scalar tensor, not {found}')
-        if not loss.requires_grad:
-            raise ValueError(
-                'loss_fn(model, batch) returned a loss that does not depend on the head: it must run the model that it '
-                'is given, and neither under no_grad nor detached'
-            )
+        check_loss(loss, 'layer of the head')
         value = loss.item()
         if math.isfinite(value):
             loss.backward()

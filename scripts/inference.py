@@ -34,7 +34,7 @@ if __name__ == '__main__':
 import torch
 from tqdm import tqdm
 
-from basicsr.classifier import TABLES, Classifier, answers_of, write_answers
+from basicsr.classifier import TABLES, Classifier, predict, write_predictions
 from basicsr.data.data_util import IMG_EXTENSIONS, warn_of_other_pictures
 from basicsr.data.names import CLASSIFIED_EXTENSIONS
 from basicsr.data.prefetch_dataloader import read_ahead
@@ -238,9 +238,9 @@ def classify(args: argparse.Namespace) -> None:
     for line in import_user_modules(on_command_line(args.imports, ROOT), ROOT)[1]:
         get_root_logger().info('%s', line)
     classifier = Classifier(args.checkpoint, device_of(args.device), args.param_key)
-    answers, failures = answers_of(classifier, [file for file, _ in found])
-    write_answers(answers, classifier.classes, output)
-    print(f'the classes of {len(answers)} {"picture" if len(answers) == 1 else "pictures"} written to {output}')
+    predictions, failures = predict(classifier, [file for file, _ in found])
+    write_predictions(predictions, classifier.classes, output)
+    print(f'the classes of {len(predictions)} {"picture" if len(predictions) == 1 else "pictures"} written to {output}')
     _raise_failures(failures, len(found), 'classified')
 
 

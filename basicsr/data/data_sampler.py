@@ -24,6 +24,11 @@ def endless(loader: Any, epoch: int = 0) -> Iterator[Any]:
         epoch += 1
 
 
+def entries(values: Any) -> list[Any]:
+    """What a sequence, an array or a tensor with an entry for each sample holds, as Python's own values."""
+    return values.tolist() if hasattr(values, 'tolist') else list(values)
+
+
 class EnlargedSampler(Sampler[int]):
     """Gives each process its share of a random permutation of a dataset repeated `ratio` times.
 
@@ -108,7 +113,7 @@ class BalancedSampler(EnlargedSampler):
         seed: int = 0,
     ) -> None:
         super().__init__(groups, num_replicas, rank, ratio, seed)
-        names = groups.tolist() if hasattr(groups, 'tolist') else list(groups)
+        names = entries(groups)
         numbers = {name: number for number, name in enumerate(sorted(set(names)))}
         of_each = torch.tensor([numbers[name] for name in names])
         self._members = [(of_each == group).nonzero().flatten() for group in of_each.unique()]

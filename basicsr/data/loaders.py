@@ -9,7 +9,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from basicsr.data import build_dataloader, build_dataset, loaded_at_a_time
-from basicsr.data.data_sampler import BalancedSampler, EnlargedSampler, SeededDataset
+from basicsr.data.data_sampler import BalancedSampler, EnlargedSampler, SeededDataset, entries
 from basicsr.data.prefetch_dataloader import CPUPrefetcher, CUDAPrefetcher
 
 
@@ -53,7 +53,7 @@ def training_loader(
 
 
 def _warn_of_few_samples(dataset: Any, batch_size: int) -> None:
-    domains = len(set(getattr(dataset.groups, 'tolist', lambda: dataset.groups)()))
+    domains = len(set(entries(dataset.groups)))
     if batch_size < domains:
         logging.getLogger('basicsr').warning(
             'datasets.train.batch_size_per_gpu: %d samples cannot be of all %d training domains; raise it to a '

@@ -36,8 +36,8 @@ def accuracy(logits: Tensor, labels: Tensor, top_k: _Count = 1) -> Tensor:
     """
     if top_k >= logits.shape[1]:
         raise ValueError(f'top_k: {top_k} of {logits.shape[1]} classes are always right; it must be below their number')
-    named = logits.sort(dim=1, descending=True, stable=True).indices[:, :top_k]
-    return (named == labels[:, None]).any(1).double()
+    predicted = logits.sort(dim=1, descending=True, stable=True).indices[:, :top_k]
+    return (predicted == labels[:, None]).any(1).double()
 
 
 @METRIC_REGISTRY.register()
@@ -79,10 +79,10 @@ def calibration_error(logits: Tensor, labels: Tensor, bins: _Count = 15) -> floa
         labels: (N,).
         bins: How many.
     """
-    confidence, named = logits.double().softmax(1).max(1)
+    confidence, predicted = logits.double().softmax(1).max(1)
     place = (confidence * bins).ceil().long().clamp(1, bins) - 1
     gap = torch.zeros(bins, dtype=torch.float64)
-    gap.index_add_(0, place, (named == labels).double() - confidence)
+    gap.index_add_(0, place, (predicted == labels).double() - confidence)
     return (gap.abs().sum() / len(labels)).item()
 
 

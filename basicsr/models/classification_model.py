@@ -33,7 +33,7 @@ from basicsr.utils.registry import METRIC_REGISTRY, MODEL_REGISTRY
 _SHOWN_PICTURES = 8
 """Pictures of each validation set that TensorBoard shows."""
 
-Answer = tuple[str, Tensor, int]
+Prediction = tuple[str, Tensor, int]
 """A sample's file, its logits (classes,) on the CPU, and its label."""
 
 
@@ -149,8 +149,8 @@ class ClassificationModel(Task):
             self._validation_losses += [loss] * len(batch['label'])
 
     def nondist_validation(self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool) -> None:
-        answers = list(self._answers(dataloader, current_iter, tb_logger))
-        self._conclude(answers, dataloader.dataset, current_iter, tb_logger, save_img)
+        predictions = list(self._predictions(dataloader, current_iter, tb_logger))
+        self._conclude(predictions, dataloader.dataset, current_iter, tb_logger, save_img)
 
     def dist_validation(self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool) -> None:
         """Validate every n-th sample in each of n processes; all of them have the results of all samples."""
@@ -159,11 +159,13 @@ class ClassificationModel(Task):
             dataset, dataloader.batch_size, sampler=range(rank, len(dataset), processes),
             num_workers=dataloader.num_workers, generator=torch.Generator(),
         )  # fmt: skip
-        shares = all_gather(list(self._answers(share, current_iter, tb_logger)))
-        in_order = [answers[place] for place in range(len(shares[0])) for answers in shares if place < len(answers)]
+        shares = all_gather(list(self._predictions(share, current_iter, tb_logger)))
+        in_order = [
+            predictions[place] for place in range(len(shares[0])) for predictions in shares if place < len(predictions)
+        ]
         self._conclude(in_order, dataset, current_iter, tb_logger, save_img and rank == 0)
 
-    def _answers(self, dataloader: Any, current_iter: int | str, tb_logger: Any) -> Iterator[Answer]:
+    def _predictions(self, dataloader: Any, current_iter: int | str, tb_logger: Any) -> Iterator[Prediction]:
         """What the published network makes of each sample of a data set."""
         dataset, name, val = dataloader.dataset, dataloader.dataset.opt['name'], self.opt.get('val') or {}
         quiet = None if val.get('pbar', True) and self.opt['rank'] == 0 else True  # None: where there is no terminal
@@ -176,14 +178,15 @@ class ClassificationModel(Task):
                     logits = self.infer(net, batch['image']).cpu()
                 self.note_loss(batch, name)
                 if tb_logger and not index:
-                    self._show(batch['image'], logits, data['label'], dataset, current_iter, tb_logger)
+                    with not_essential('TensorBoard (pictures with labels)'):
+                        self._show(batch['image'], logits, data['label'], dataset, current_iter, tb_logger)
                 files = data.get('path') or [''] * len(logits)
                 yield from zip(files, logits, data['label'].tolist(), strict=True)
 
-    def _names(self, answers: list[Answer], dataset: Any) -> list[str]:
+    def _names(self, predictions: list[Prediction], dataset: Any) -> list[str]:
         """The samples' names in results: as the data set says, or else by class and file."""
         there = getattr(dataset, 'names', None)
-        return there or [f'{self.classes[label]}/{Path(file).stem or "sample"}' for file, _, label in answers]
+        return there or [f'{self.classes[label]}/{Path(file).stem or "sample"}' for file, _, label in predictions]
 
     def _show(
         self, image: Tensor, logits: Tensor, labels: Tensor, dataset: Any, current_iter: int | str, tb_logger: Any
@@ -199,23 +202,23 @@ class ClassificationModel(Task):
         shown = [picture.expand(3, -1, -1).clamp(0, 1).permute(1, 2, 0).numpy() for picture in pictures]
         captions = []
         for row, label in zip(logits.softmax(1), labels.tolist(), strict=True):
-            named = int(row.argmax())
-            text = f'{self.classes[label]}\n→ {self.classes[named]} {row[named]:.2f}'
-            captions.append((text, named == label))
+            predicted = int(row.argmax())
+            text = f'{self.classes[label]}\n→ {self.classes[predicted]} {row[predicted]:.2f}'
+            captions.append((text, predicted == label))
         tb_logger.add_figure(
             f'{dataset.opt["name"]}/labels', labelled_figure(shown, captions[: len(shown)]), current_iter
         )
 
     def _conclude(
-        self, answers: list[Answer], dataset: Any, current_iter: int | str, tb_logger: Any, save_img: bool
+        self, predictions: list[Prediction], dataset: Any, current_iter: int | str, tb_logger: Any, save_img: bool
     ) -> None:
         """Measure a whole set, and log what comes of it."""
         name = dataset.opt['name']
-        names = self._names(answers, dataset)
-        logits = torch.stack([row for _, row, _ in answers])
-        labels = torch.tensor([label for _, _, label in answers])
-        broken = self._without_answer(answers, logits, name)
-        scores: list[dict[str, float]] = [{} for _ in answers]
+        names = self._names(predictions, dataset)
+        logits = torch.stack([row for _, row, _ in predictions])
+        labels = torch.tensor([label for _, _, label in predictions])
+        broken = self._without_prediction(predictions, logits, name)
+        scores: list[dict[str, float]] = [{} for _ in predictions]
         of_set = {}
         for metric, content in self._metrics().items():
             try:
@@ -230,15 +233,16 @@ class ClassificationModel(Task):
         self._conclude_validation(list(zip(names, scores, strict=True)), name, current_iter, tb_logger, of_set)
         counts = confusion_counts(labels.numpy(), logits.argmax(1).numpy(), len(self.classes))
         if tb_logger:
-            tb_logger.add_figure(f'{name}/confusion', confusion_figure(counts, self.classes, name), current_iter)
+            with not_essential('TensorBoard (confusion matrices)'):
+                tb_logger.add_figure(f'{name}/confusion', confusion_figure(counts, self.classes, name), current_iter)
         if save_img:
-            self._save(names, answers, counts, name, current_iter)
+            self._save(names, predictions, counts, name, current_iter)
 
-    def _without_answer(self, answers: list[Answer], logits: Tensor, name: str) -> set[int]:
+    def _without_prediction(self, predictions: list[Prediction], logits: Tensor, name: str) -> set[int]:
         """The samples whose logits are not finite; in a training they are logged, elsewhere they are an error."""
         broken = [index for index, fine in enumerate(logits.isfinite().all(1).tolist()) if not fine]
         if broken:
-            first, more = answers[broken[0]], f', and of {len(broken) - 1} others' if len(broken) > 1 else ''
+            first, more = predictions[broken[0]], f', and of {len(broken) - 1} others' if len(broken) > 1 else ''
             where = first[0] or f'sample {broken[0]}'
             text = f'{name}, {where}{more}: of the output of the network, {not_finite(first[1])}'
             if not self.opt['is_train']:
@@ -247,7 +251,7 @@ class ClassificationModel(Task):
         return set(broken)
 
     def _save(
-        self, names: list[str], answers: list[Answer], counts: np.ndarray, name: str, current_iter: int | str
+        self, names: list[str], predictions: list[Prediction], counts: np.ndarray, name: str, current_iter: int | str
     ) -> None:
         """Write the confusion matrix, and the probabilities of every sample."""
         folder = Path(self.opt['path']['visualization']) / name
@@ -255,9 +259,9 @@ class ClassificationModel(Task):
         text = io.StringIO()
         writer = csv.writer(text, lineterminator='\n')
         writer.writerow(['sample', 'file', 'true', 'predicted', *self.classes])
-        for sample, (file, row, own) in zip(names, answers, strict=True):
-            probabilities, named = row.softmax(0).tolist(), self.classes[int(row.argmax())]
-            writer.writerow([sample, file, self.classes[own], named, *(f'{value:.6f}' for value in probabilities)])
+        for sample, (file, row, own) in zip(names, predictions, strict=True):
+            probabilities, predicted = row.softmax(0).tolist(), self.classes[int(row.argmax())]
+            writer.writerow([sample, file, self.classes[own], predicted, *(f'{value:.6f}' for value in probabilities)])
         of_training = self.opt['is_train'] or self.opt.get('of_training')
         with not_essential(f'{folder} (predictions)') if of_training else nullcontext():
             os.makedirs(folder, exist_ok=True)

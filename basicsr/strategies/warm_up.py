@@ -11,7 +11,7 @@ from torch import nn
 from tqdm import tqdm
 
 import ldt
-from basicsr.data.data_sampler import endless
+from basicsr.data.data_sampler import endless, entries
 from basicsr.strategies.strategy import Setting
 from basicsr.utils.logger import get_root_logger
 
@@ -54,7 +54,7 @@ class WarmUp:
         values = getattr(self.dataset, name, None)
         if values is None or len(values) != len(self.dataset):
             return None
-        return values.tolist() if hasattr(values, 'tolist') else list(values)
+        return entries(values)
 
     @cached_property
     def scoring_batches(self) -> Any:

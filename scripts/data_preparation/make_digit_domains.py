@@ -5,7 +5,6 @@ Each way is a domain, with digits of its own. docs/quickstart_data.md describes 
     python scripts/data_preparation/make_digit_domains.py [--output FOLDER] [--force]
 """
 
-import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 if __name__ == '__main__':
     sys.path.insert(0, str(REPOSITORY))
 
-from basicsr.data.archives.generated import generate
+from basicsr.data.archives.generated import command, generate
 
 VERSION = 1  # increase it with every change to the pictures: folders of other versions are then made again
 SIDE = 32
@@ -97,16 +96,7 @@ def make(output: Path, force: bool = False) -> Path:
 
 def main() -> None:
     """Parses the arguments and makes the data set."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        '--output', type=Path, default=REPOSITORY / 'datasets' / 'digits', help='root folder (default: %(default)s)'
-    )
-    parser.add_argument('--force', action='store_true', help='make it again even if it is complete')
-    args = parser.parse_args()
-    try:
-        print(f'the digits are in {make(args.output, args.force)}')
-    except (ImportError, OSError) as error:
-        sys.exit(f'error: {error}')
+    command(__doc__.splitlines()[0], REPOSITORY / 'datasets' / 'digits', make)
 
 
 if __name__ == '__main__':

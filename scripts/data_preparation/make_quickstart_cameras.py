@@ -6,7 +6,6 @@ the split and the cameras. Nothing is downloaded.
     python scripts/data_preparation/make_quickstart_cameras.py [--output FOLDER] [--force]
 """
 
-import argparse
 import importlib.util
 import sys
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ if __name__ == '__main__':
     sys.path.insert(0, str(REPOSITORY))
 
 from basicsr.data.archives.camera_simulation import SCALE, Camera, photograph_scene, to_uint8
-from basicsr.data.archives.generated import generate
+from basicsr.data.archives.generated import command, generate
 from basicsr.utils.matlab_functions import imresize
 
 VERSION = 1  # increase it with every change to the pictures: folders of other versions are then made again
@@ -178,16 +177,7 @@ def make(output: Path, force: bool = False) -> Path:
 
 def main() -> None:
     """Parses the arguments and makes the data set."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        '--output', type=Path, default=REPOSITORY / 'datasets' / 'quickstart', help='root folder (default: %(default)s)'
-    )
-    parser.add_argument('--force', action='store_true', help='make it again even if it is complete')
-    args = parser.parse_args()
-    try:
-        print(f'quick-start data is in {make(args.output, args.force)}')
-    except OSError as error:
-        sys.exit(f'error: {error}')
+    command(__doc__.splitlines()[0], REPOSITORY / 'datasets' / 'quickstart', make)
 
 
 if __name__ == '__main__':

@@ -151,7 +151,7 @@ FAULTS = {
     'loss': ({'batches': broken(data(), 2)}, 'the loss is nan in iteration 3 of the warm-up'),
     'last step': ({'optimizer': exploding, 'iterations': 1}, r'NaN or Inf in head\.0\.weight, head\.0\.bias'),
     'no scalar': ({'loss_fn': lambda net, batch: net(batch[0])}, r'a scalar tensor, not a tensor of shape \(8, 3\)'),
-    'detached': ({'loss_fn': lambda net, batch: loss_fn(net, batch).detach()}, 'does not depend on the head'),
+    'detached': ({'loss_fn': lambda net, batch: loss_fn(net, batch).detach()}, 'depends on no layer of the head'),
     'iterations': ({'iterations': 0}, 'iterations must be a whole number of at least 1'),
     'lr': ({'lr': 0}, 'lr must be above 0'),
     'optimizer': (

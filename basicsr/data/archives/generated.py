@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -100,3 +102,21 @@ def generate(output: Path, parameters: dict, files: Callable[[], Files], force: 
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return output
+
+
+def command(description: str, default: Path, make: Callable[[Path, bool], Path]) -> None:
+    """The command line of a script that makes such a data set: `--output FOLDER` and `--force`.
+
+    Args:
+        description: Of the script.
+        default: Its folder, where none is named.
+        make: `make(folder, force)` makes it.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument('--output', type=Path, default=default, help='root folder (default: %(default)s)')
+    parser.add_argument('--force', action='store_true', help='make it again even if it is complete')
+    args = parser.parse_args()
+    try:
+        print(f'the data is in {make(args.output, args.force)}')
+    except (ImportError, OSError) as error:
+        sys.exit(f'error: {error}')

@@ -118,3 +118,9 @@ def accuracy(net, seed=1):
     torch.manual_seed(seed)
     batch = torch.utils.data.default_collate([sample for sample in Stripes(20)])
     return (net(batch['image']).argmax(1) == batch['label']).float().mean().item()
+
+
+def prepared(opt):
+    model = begun(opt)
+    model.before_training(model.train_loader)
+    return model

@@ -14,7 +14,7 @@ from basicsr.runs.checkpoint import load_checkpoint
 from basicsr.strategies import ldt_report
 from basicsr.strategies.batch_statistics import BatchStatistics
 from ldt.statistics import normalizations
-from tests.basicsr.strategies.classifiers import StripesNet, accuracy, begun, options, trained
+from tests.basicsr.strategies.classifiers import StripesNet, accuracy, begun, options, prepared, trained
 from tests.basicsr.strategies.test_baselines import one_process
 from tests.basicsr.strategies.test_batch_statistics import assert_right, recomputed
 
@@ -56,12 +56,6 @@ def written(tmp_path):
         return opt
 
     return write
-
-
-def prepared(opt):
-    model = begun(opt)
-    model.before_training(model.train_loader)
-    return model
 
 
 def published(model):

@@ -19,7 +19,16 @@ from basicsr.strategies import Setting, build_strategy, ldt_report, ldt_strategy
 from basicsr.strategies.ldt_options import LDTSection
 from basicsr.strategies.warm_up import WarmUp
 from basicsr.utils.registry import DATASET_REGISTRY
-from tests.basicsr.strategies.classifiers import NETWORKS, Stripes, StripesNet, accuracy, begun, options, trained
+from tests.basicsr.strategies.classifiers import (
+    NETWORKS,
+    Stripes,
+    StripesNet,
+    accuracy,
+    begun,
+    options,
+    prepared,
+    trained,
+)
 from tests.basicsr.strategies.test_baselines import one_process
 
 __all__ = ['one_process']
@@ -45,12 +54,6 @@ def scored(monkeypatch):
 
     monkeypatch.setattr(ldt_strategy.ldt, 'score_layers', record)
     return found
-
-
-def prepared(opt):
-    model = begun(opt)
-    model.before_training(model.train_loader)
-    return model
 
 
 def weights(net):
